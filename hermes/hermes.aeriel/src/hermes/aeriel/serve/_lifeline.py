@@ -1,0 +1,250 @@
+"""The shell between us and the server: who ends the server, and when.
+
+A server must not outlive the program that started it, however that program
+ends: leaving a ``with``, an exception, Ctrl-C, SIGKILL, a batch system. Only
+the kernel is still there after a SIGKILL, and the one thing it is sure to do
+is to close our file descriptors. So the server is the child of a shell that
+reads from a pipe whose other end we hold: when the pipe closes, the shell
+stops the server.
+
+PR_SET_PDEATHSIG would be shorter, but it does not survive the re-execution
+that Apptainer does, and it reaches the server only, not its Python stubs.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from hermes.aeriel.serve._shm import hold
+
+__all__ = ("LIFELINE", "Lifeline")
+
+# Variables for the server come through the pipe, before anything else: those
+# of its environment Apptainer would have a shell evaluate, and those of its
+# command line everybody could read.
+#
+# Job control gives the server a process group of its own, so that its Python
+# stubs can be ended with it. SIGTERM goes to the server alone, which then ends
+# its stubs in order; SIGKILL goes to the group. The keeper looks once per
+# second whether it is still our child, for a SIGKILL to this shell must not
+# orphan the server either. An orphan may stay a zombie for ever in a container
+# whose init does not reap, so `kill -0` would not tell whether it runs.
+LIFELINE = r"""
+clean() { rm -f -- "/dev/shm/${1:?}"*; }
+while IFS= read -r -d '' _pair || { clean "$2"; exit 1; }; [ "$_pair" ]; do
+    _name=${_pair%%=*}
+    case $_name in
+    PATH | LD_LIBRARY_PATH) _pair=$_name=${!_name:+${!_name}:}${_pair#*=} ;;
+    esac
+    export "$_pair"
+done
+_grace=$1 _shm=$2
+shift 2
+exec 3<&0 </dev/null
+set -m
+"$@" 3<&- &
+server=$!
+set +m
+exec 2>/dev/null
+running() {
+    read -r _ _ state _ <"/proc/$server/stat" && [ "$state" != Z ]
+}
+stop() {
+    kill -TERM "$server"
+    for ((i = 0; i < _grace * 20; i++)); do
+        running || break
+        sleep 0.05
+    done
+    kill -KILL -- "-$server"
+}
+orphaned() {
+    read -r _ _ _ parent _ <"/proc/$BASHPID/stat"
+    [ "$parent" != $$ ]
+}
+keep() {
+    trap '' TERM INT HUP
+    while read -r -t 1 <&3; (($? > 128)) && ! orphaned; do :; done
+    stop
+    # What was killed while it started may have made one more meanwhile.
+    if orphaned; then clean "$_shm"; sleep 0.5; clean "$_shm"; fi
+}
+keep >/dev/null &
+keeper=$!
+exec 3<&-
+trap 'asked=1; stop >/dev/null &' TERM INT HUP
+while :; do
+    asked=
+    wait "$server"
+    code=$?
+    [ "$asked" ] || break
+done
+kill -KILL -- "-$server"
+kill -KILL "$keeper"
+clean "$_shm"
+exit "$code"
+"""
+
+# Beyond its grace the shell needs this long to kill and to clean up.
+_MARGIN = 5.0
+
+
+class Lifeline:
+    """A command that ends when we stop it or when this process is gone.
+
+    Args:
+        argv: The command.
+        env: Its whole environment.
+        cwd: Its working directory; None for ours.
+        output: Where stdout and stderr go.
+        grace: Seconds between SIGTERM and SIGKILL.
+        shm_prefix: Entries of ``/dev/shm`` whose names start so are removed
+            after the command has ended.
+        pass_fds: Descriptors that the command inherits.
+        outer: What the shell itself is started with, such as a container.
+        handed: Variables for the command, besides ``env``; search paths are
+            appended to those that it has.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None,
+        output: IO[bytes],
+        grace: int,
+        shm_prefix: str,
+        pass_fds: Sequence[int] = (),
+        outer: Sequence[str] = (),
+        handed: Mapping[str, str] | None = None,
+    ) -> None:
+        _reap()
+        self._owner = os.getpid()
+        self._deadline = grace + _MARGIN
+        shell = ["/bin/bash", "-c", LIFELINE, "_", str(grace), shm_prefix]
+        with _starting:
+            self._shell = subprocess.Popen(
+                [*outer, *shell, *argv],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+            _shells.add(self._shell)
+        self._let_go = weakref.finalize(self, hold(shm_prefix))
+        try:
+            self._hand(handed or {})
+        except BaseException:
+            self.release()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The shell's process id, which is also its session's."""
+        return self._shell.pid
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process, not the parent of a fork, started it."""
+        return os.getpid() == self._owner
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the command runs.
+
+        A command that a signal ended has 128 plus the signal's number. A
+        forked child cannot know, and is told that it runs.
+        """
+        if not self.is_ours:
+            return None
+        code = self._shell.poll()
+        return 128 - code if code is not None and code < 0 else code
+
+    def _hand(self, variables: Mapping[str, str]) -> None:
+        pairs = [f"{name}={value}\0" for name, value in variables.items()]
+        content = os.fsencode("".join([*pairs, "\0"]))
+        if self._shell.stdin is None:
+            return
+        # What has ended already says why in its output.
+        with contextlib.suppress(BrokenPipeError):
+            while content:
+                content = content[
+                    os.write(self._shell.stdin.fileno(), content) :
+                ]
+
+    def release(self) -> None:
+        """Have the command stopped without waiting for it."""
+        _close_pipe(self._shell)
+        _ending.add(self._shell)
+
+    def stop(self) -> None:
+        """Have the command stopped and wait until nothing of it is left."""
+        if not self.is_ours:
+            return
+        self.release()
+        give_up = time.monotonic() + self._deadline
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._shell.wait(self._deadline)
+        # Usually empty by now; not where the shell itself was killed.
+        while time.monotonic() < give_up and any(_session(self.pid)):
+            time.sleep(0.05)
+        for pid in _session(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._shell.wait()
+        self._let_go()
+        _reap()
+
+
+# A fork waits until a shell that is being started is in the set below.
+_starting = threading.RLock()
+_shells: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+
+# Shells that nobody waits for, kept until they can be reaped.
+_ending: set[subprocess.Popen[bytes]] = set()
+
+
+def _reap() -> None:
+    for shell in list(_ending):
+        if shell.poll() is not None:
+            _ending.discard(shell)
+
+
+def _close_pipe(shell: subprocess.Popen[bytes]) -> None:
+    if shell.stdin is not None:
+        shell.stdin.close()
+
+
+def _close_inherited_pipes() -> None:
+    _starting.release()
+    for shell in list(_shells):
+        _close_pipe(shell)
+
+
+# A forked child (multiprocessing's default before Python 3.14) inherits the
+# pipe's end, and would keep the server alive after its parent's death.
+os.register_at_fork(
+    before=_starting.acquire,
+    after_in_parent=_starting.release,
+    after_in_child=_close_inherited_pipes,
+)
+
+
+def _session(leader: int) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if os.getsid(int(entry.name)) == leader and state != "Z":
+                yield int(entry.name)

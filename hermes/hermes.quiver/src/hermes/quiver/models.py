@@ -1,0 +1,339 @@
+"""One model of a repository, and the tensors it exposes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hermes.quiver import exporters
+from hermes.quiver.config import Dims, ModelConfig
+from hermes.quiver.errors import (
+    InvalidConfig,
+    VersionExists,
+    VersionNotFound,
+)
+from hermes.quiver.exporters import Artifact, Request, TensorInfo
+from hermes.quiver.platforms import Platform
+
+if TYPE_CHECKING:
+    from hermes.quiver.repository import ModelRepository
+    from hermes.quiver.storage import Storage
+
+__all__ = ("ExposedTensor", "Model")
+
+
+@dataclass(frozen=True)
+class ExposedTensor:
+    """An input or output of a model, to be joined to others.
+
+    Attributes:
+        model: The model that has it.
+        name: Its name there.
+        shape: Its shape with the batch axis; None is variable.
+        dtype: Its numpy dtype.
+        step: Which of an ensemble's steps that run the model; see
+            `Ensemble.add_step`.
+    """
+
+    model: Model
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+    step: int = 0
+
+    @property
+    def label(self) -> str:
+        """What the step is called: its model's name, numbered if repeated."""
+        number = f"#{self.step + 1}" if self.step else ""
+        return f"{self.model.name}{number}"
+
+    def __str__(self) -> str:
+        return f"{self.label}/{self.name}"
+
+
+class Model:
+    """A model of a repository; made by `ModelRepository.add`.
+
+    Attributes:
+        name: Its name.
+        repository: The repository that it belongs to.
+        problem: What is wrong with the configuration that was found; None
+            if it is sound. `config` has what could be read of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        repository: ModelRepository,
+        storage: Storage,
+        config: ModelConfig,
+        problem: str | None = None,
+    ) -> None:
+        self.name = name
+        self.repository = repository
+        self.problem = problem
+        self._storage = storage
+        self.config = config
+
+    def __repr__(self) -> str:
+        platform = str(self.platform)
+        problem = f", problem={self.problem!r}" if self.problem else ""
+        return f"{type(self).__name__}({self.name!r}, {platform!r}{problem})"
+
+    @property
+    def config(self) -> ModelConfig:
+        """Triton's configuration of it.
+
+        Assignments are written with the next version, or by
+        ``config.write()``.
+        """
+        return self._config
+
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        self._config = config.bound_to(self.write_config)
+
+    @property
+    def platform(self) -> Platform | str:
+        """What executes it; Triton's own string if quiver has no exporter."""
+        name: str = self.config.platform or self.config.backend
+        return Platform(name) if name in {*Platform} else name
+
+    @property
+    def versions(self) -> list[int]:
+        """Its versions in the repository, ascending."""
+        return self._storage.versions(self.name)
+
+    @property
+    def inputs(self) -> dict[str, ExposedTensor]:
+        """What a request to it must carry."""
+        return self._exposed("input")
+
+    @property
+    def outputs(self) -> dict[str, ExposedTensor]:
+        """What its answers carry."""
+        return self._exposed("output")
+
+    def _exposed(self, kind: str) -> dict[str, ExposedTensor]:
+        return {
+            name: ExposedTensor(self, name, shape, dtype)
+            for name, (shape, dtype) in self.config.shapes(kind).items()
+        }
+
+    def write_config(self) -> None:
+        """Write the configuration of a model that has been exported.
+
+        Raises:
+            InvalidConfig: If the file that is there could not be read whole.
+            StorageFailed: If it cannot be written.
+        """
+        self._check_sound()
+        self._storage.write_config(self.name, str(self.config))
+
+    def _check_sound(self) -> None:
+        if self.problem is not None:
+            msg = (
+                f"the configuration of {self.name!r} would be overwritten, but"
+                f" it is not understood: {self.problem}; correct it and call"
+                " refresh(), or replace the model by add(..., force=True)"
+            )
+            raise InvalidConfig(msg)
+
+    def read_version(self, version: int | None = None) -> bytes:
+        """Read an artifact back.
+
+        Args:
+            version: Its version; None is the latest.
+
+        Raises:
+            VersionNotFound: If there is no such version.
+        """
+        versions = self.versions
+        if not versions or version not in {None, *versions}:
+            msg = f"model {self.name!r} has versions {versions}, not {version}"
+            raise VersionNotFound(msg)
+        filename = Platform(self.platform).filename
+        return self._storage.read_artifact(
+            self.name, version or versions[-1], filename
+        )
+
+    def export_version(
+        self,
+        model_fn: Any,
+        version: int | None = None,
+        input_shapes: Mapping[str, Dims] | Sequence[Dims] | None = None,
+        output_names: Sequence[str] | None = None,
+        *,
+        sample_inputs: Mapping[str, npt.ArrayLike]
+        | Sequence[npt.ArrayLike]
+        | None = None,
+        input_names: Sequence[str] | None = None,
+        verify: bool | None = None,
+        force: bool = False,
+        **exporter_options: Any,
+    ) -> str:
+        """Export a network as a version of this model.
+
+        The first version declares the inputs and outputs in `config`; later
+        ones must agree with them.
+
+        Args:
+            model_fn: The network: a ``torch.nn.Module`` or an ONNX
+                ``ModelProto``.
+            version: Number of the version; None takes the highest plus one,
+                also where several processes export at the same time.
+            input_shapes: Shape of each input, batch axis included, by name
+                or in the order of the network's arguments. None (or -1) is
+                variable; only the batch axis may be without
+                ``sample_inputs``. Float32 unless there is a sample.
+            output_names: Names of the outputs in their order.
+            sample_inputs: An example of each input, as ``input_shapes``;
+                gives shapes (with a variable first axis) where those are
+                absent, and dtypes.
+            input_names: Names of the inputs, in the order of the network's
+                arguments; the arguments' own names by default.
+            verify: Run the artifact against the network and compare; needs
+                the extra ``verify``. None does it where the extra is there.
+            force: Replace the version if it is there.
+            **exporter_options: Passed to the exporter (for ONNX:
+                ``opset_version``).
+
+        Returns:
+            Address of the artifact.
+
+        Raises:
+            UnsupportedExport: If no exporter takes such a network to this
+                platform.
+            MissingExtra: If a needed extra is not installed.
+            ExportFailed: If the framework cannot export the network.
+            InvalidInput: If shapes, names or samples do not describe the
+                network's inputs.
+            InvalidConfig: If the tensors differ from an earlier version's.
+            VerificationFailed: If the artifact computes something else.
+            VersionExists: If there is such a version and ``force`` is not
+                set.
+            StorageFailed: If it cannot be written. Then, as after every
+                failure, the repository is what it was.
+        """
+        self._check_version(version, force=force)
+        request = Request(
+            shapes=input_shapes,
+            samples=sample_inputs,
+            input_names=input_names,
+            output_names=output_names,
+            declared={name: t.shape for name, t in self.inputs.items()},
+            options=exporter_options,
+        )
+        artifact = exporters.export(
+            model_fn, self.platform, request, verify=verify
+        )
+        config = _declare(self.config, artifact)
+        return self._publish(version, artifact.content, config, force=force)
+
+    def _publish(
+        self,
+        version: int | None,
+        content: bytes,
+        config: ModelConfig,
+        *,
+        force: bool = False,
+    ) -> str:
+        """Write a version; memory changes after the storage did."""
+        filename = Platform(self.platform).filename
+        number = self._storage.publish(
+            self.name,
+            version,
+            {filename: content},
+            str(config),
+            replace=force,
+        )
+        self.config = config
+        return self._storage.address(self.name, number, filename)
+
+    def _check_version(
+        self, version: int | None, *, force: bool = False
+    ) -> None:
+        """Refuse what cannot be published before time is spent on it."""
+        self._check_sound()
+        self._storage.check_writable()
+        if version is None:
+            return
+        if isinstance(version, bool) or not isinstance(version, int):
+            msg = f"version={version!r} is no whole number"
+            raise InvalidConfig(msg)
+        if version < 1:
+            msg = f"version={version}: Triton's versions start at 1"
+            raise InvalidConfig(msg)
+        if version in self.versions and not force:
+            msg = (
+                f"model {self.name!r} has a version {version} already;"
+                " leave version=None for the next free one, or set force=True"
+                " to replace it"
+            )
+            raise VersionExists(msg)
+
+
+def _declare(config: ModelConfig, artifact: Artifact) -> ModelConfig:
+    """Declare an artifact's tensors, or check them against the declared.
+
+    Returns:
+        A configuration of its own: the given one stays as it is, so that a
+        failed export changes nothing.
+
+    Raises:
+        InvalidConfig: If the tensors contradict the configuration.
+    """
+    config = config.copy()
+    hidden = config.state_names()
+    for kind, tensors in (
+        ("input", artifact.inputs),
+        ("output", artifact.outputs),
+    ):
+        visible = [t for t in tensors if t.name not in hidden]
+        if not getattr(config, kind):
+            add = getattr(config, f"add_{kind}")
+            for tensor in visible:
+                dims = _without_batch(tensor, config.max_batch_size)
+                add(tensor.name, dims, tensor.dtype)
+        _check_declared(config, kind, visible)
+    return config
+
+
+def _without_batch(tensor: TensorInfo, max_batch_size: int) -> Dims:
+    if max_batch_size <= 0:
+        return tensor.shape
+    if not tensor.shape or tensor.shape[0] is not None:
+        msg = (
+            f"max_batch_size={max_batch_size} needs a variable batch axis, but"
+            f" {tensor.name} has shape {tensor.shape}; export it with None"
+            " as first dimension, or set max_batch_size=0"
+        )
+        raise InvalidConfig(msg)
+    return tensor.shape[1:]
+
+
+def _check_declared(
+    config: ModelConfig, kind: str, tensors: Sequence[TensorInfo]
+) -> None:
+    declared = config.shapes(kind)
+    actual = {t.name: (t.shape, t.dtype) for t in tensors}
+    if declared != actual:
+        msg = (
+            f"the {kind}s of this version of {config.name!r} differ from its"
+            f" configuration: exported {_show(actual)}, declared"
+            f" {_show(declared)}; export it as another model"
+        )
+        raise InvalidConfig(msg)
+
+
+def _show(
+    tensors: Mapping[str, tuple[tuple[int | None, ...], np.dtype]],
+) -> str:
+    return ", ".join(
+        f"{name} {dtype}{list(shape)}"
+        for name, (shape, dtype) in tensors.items()
+    )

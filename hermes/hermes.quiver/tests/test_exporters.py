@@ -1,0 +1,287 @@
+"""From networks to artifacts, run and compared."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from hermes.quiver import Platform
+from hermes.quiver.errors import (
+    DtypeMismatch,
+    ExportFailed,
+    InvalidInput,
+    UnsupportedExport,
+    VerificationFailed,
+)
+from hermes.quiver.exporters import find
+
+torch = pytest.importorskip("torch")
+
+
+class Network(torch.nn.Module):
+    """Dropout and batch norm behave differently while training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv1d(2, 4, 3)
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.drop(self.norm(self.conv(x)).mean(-1))
+
+
+class Join(torch.nn.Module):
+    def forward(self, strain, witness):
+        return strain.sum((1, 2)), torch.cat([strain, witness], 1)
+
+
+def run(path: str, **arrays: np.ndarray) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(path).run(None, arrays)
+
+
+def randn(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def model(repository):
+    return repository.add("network", Platform.ONNX)
+
+
+@pytest.mark.parametrize("batch", [None, -1])
+def test_a_variable_batch_runs_at_any_size(model, batch) -> None:
+    network = Network()
+    path = model.export_version(
+        network, input_shapes={"x": (batch, 2, 64)}, output_names=["y"]
+    )
+    assert model.inputs["x"].shape == (None, 2, 64)
+    assert model.outputs["y"].shape == (None, 4)
+    network.eval()
+    for size in 1, 2, 7:
+        x = randn(size, 2, 64)
+        expected = network(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(run(path, x=x)[0], expected, atol=1e-5)
+
+
+def test_a_fixed_batch_stays_fixed(model) -> None:
+    model.export_version(Network(), input_shapes=[(1, 2, 64)])
+    assert model.inputs["x"].shape == (1, 2, 64)
+    assert model.outputs["output_0"].shape == (1, 4)
+
+
+def test_the_artifact_is_one_file(model, tmp_path) -> None:
+    big = torch.nn.Linear(1024, 1024)
+    path = model.export_version(big, input_shapes={"input": (None, 1024)})
+    assert [p.name for p in tmp_path.rglob("1/*")] == ["model.onnx"]
+    assert (
+        not onnx.load(path, load_external_data=False)
+        .graph.initializer[0]
+        .HasField("data_location")
+    )
+
+
+def test_the_network_is_left_as_it_was(model) -> None:
+    network = Network()
+    network.norm.eval()
+    before = {name: m.training for name, m in network.named_modules()}
+    state = {k: v.clone() for k, v in network.state_dict().items()}
+
+    model.export_version(network, input_shapes={"x": (None, 2, 64)})
+
+    assert {n: m.training for n, m in network.named_modules()} == before
+    assert all(p.requires_grad for p in network.parameters())
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_several_inputs_and_outputs_keep_names_and_order(model) -> None:
+    path = model.export_version(
+        Join(),
+        input_shapes={"witness": (None, 3, 8), "strain": (None, 2, 8)},
+        output_names=["sum", "all"],
+    )
+    assert list(model.inputs) == ["strain", "witness"]
+    assert model.outputs["all"].shape == (None, 5, 8)
+    strain, witness = randn(3, 2, 8), randn(3, 3, 8)
+    total, joined = run(path, strain=strain, witness=witness)
+    np.testing.assert_allclose(total, strain.sum((1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(joined, np.concatenate([strain, witness], 1))
+
+
+def test_samples_give_shapes_and_dtypes(model) -> None:
+    embedding = torch.nn.Embedding(10, 4)
+    path = model.export_version(
+        embedding, sample_inputs=[np.zeros((1, 5), np.int64)]
+    )
+    assert model.inputs["input"].shape == (None, 5)
+    assert model.inputs["input"].dtype == np.int64
+    indices = np.arange(15).reshape(3, 5) % 10
+    np.testing.assert_array_equal(
+        run(path, input=indices)[0],
+        embedding(torch.from_numpy(indices)).detach().numpy(),
+    )
+
+
+def test_another_variable_axis_needs_a_sample(model) -> None:
+    shape = {"x": (None, 2, None)}
+    with pytest.raises(InvalidInput, match="give an example of it"):
+        model.export_version(Network(), input_shapes=shape)
+    path = model.export_version(
+        Network(), input_shapes=shape, sample_inputs={"x": randn(2, 2, 32)}
+    )
+    assert run(path, x=randn(3, 2, 50))[0].shape == (3, 4)
+
+
+def test_a_later_version_takes_the_shapes_of_the_first(model) -> None:
+    model.export_version(Network(), input_shapes={"x": (None, 2, 64)})
+    model.export_version(Network())
+    assert model.versions == [1, 2]
+
+
+def test_the_opset_can_be_chosen(model) -> None:
+    path = model.export_version(
+        Network(), input_shapes={"x": (None, 2, 64)}, opset_version=18
+    )
+    assert onnx.load(path).opset_import[0].version == 18
+
+
+class Undecided(torch.nn.Module):
+    def forward(self, x):
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_a_network_that_torch_cannot_trace_is_named(model) -> None:
+    with pytest.raises(ExportFailed, match="torch cannot export Undecided"):
+        model.export_version(Undecided(), input_shapes={"x": (None, 2)})
+    assert model.versions == []
+
+
+class Listing(torch.nn.Module):
+    def forward(self, x):
+        return {"y": x}
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "match"),
+    [
+        (Network(), {}, r"input_shapes=\{'x': \(None, 2, 8192\)\}"),
+        (Network(), {"input_shapes": {"z": (1, 2)}}, r"forward takes \['x'\]"),
+        (Network(), {"input_shapes": [(1,), (1,)]}, "has 2 entries"),
+        (Network(), {"input_shapes": [(1, 3, 64)]}, "does not run on inputs"),
+        (
+            Network(),
+            {"input_shapes": [(2, 2, 64)], "output_names": ["a", "b"]},
+            r"output_names=\['a', 'b'\], but the network gives 1",
+        ),
+        (
+            Network(),
+            {
+                "input_shapes": [(None, 2, 64)],
+                "sample_inputs": [np.zeros((2, 2, 65), np.float32)],
+            },
+            r"shape \(2, 2, 65\), which does not fit",
+        ),
+        (
+            Network(),
+            {"input_shapes": [(2, 2, 64)], "fp16": True},
+            r"unknown option \['fp16'\]",
+        ),
+        (Listing(), {"input_shapes": [(2, 2, 64)]}, "returns a dict"),
+    ],
+)
+def test_wrong_descriptions_are_refused(
+    model, network, arguments, match
+) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        model.export_version(network, **arguments)
+    assert model.versions == []
+    assert not model.inputs
+
+
+class Noisy(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+def test_an_artifact_that_computes_something_else_is_refused(model) -> None:
+    with pytest.raises(
+        VerificationFailed, match=r"output 'output_0' at batch"
+    ):
+        model.export_version(Noisy(), input_shapes={"x": (None, 2)})
+    assert model.versions == []
+    model.export_version(Noisy(), input_shapes={"x": (None, 2)}, verify=False)
+    assert model.versions == [1]
+
+
+def test_an_onnx_graph_is_taken_as_it_is(model, graph) -> None:
+    network = graph({"x": ["b", 2, 16]}, {"y": ["b", 2]})
+    path = model.export_version(network)
+    assert onnx.load(path) == network
+    with pytest.raises(InvalidInput, match="input_shapes cannot be used"):
+        model.export_version(network, input_shapes={"x": (None, 2, 16)})
+    network.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(InvalidInput, match="not a valid ONNX graph"):
+        model.export_version(network)
+
+
+def test_an_onnx_graph_needs_shapes(model, graph) -> None:
+    network = graph({"x": ["b", 2, 16]}, {"y": ["b", 2]})
+    network.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(
+        InvalidInput, match=r"not a valid ONNX graph .* 'shape'"
+    ):
+        model.export_version(network)
+
+
+def test_onnx_types_that_triton_lacks_are_refused(model, graph) -> None:
+    network = graph({"x": ["b", 2]}, {"y": ["b"]}, onnx.TensorProto.COMPLEX64)
+    with pytest.raises(DtypeMismatch, match="ONNX's COMPLEX64"):
+        model.export_version(network)
+
+
+def test_the_table_names_what_it_has(model) -> None:
+    assert find(Network(), Platform.ONNX) == "hermes.quiver.exporters.torch"
+    with pytest.raises(UnsupportedExport, match="torch -> ONNX, onnx -> ONNX"):
+        model.export_version(lambda x: x, input_shapes=[(1, 2)])
+
+
+def test_outputs_that_only_look_alike_are_refused() -> None:
+    from hermes.quiver.exporters.onnx import describe
+    from hermes.quiver.verify import verify_artifact
+
+    x = onnx.helper.make_tensor_value_info("x", 1, ["b", 2])
+    y = onnx.helper.make_tensor_value_info("y", 1, ["b", 2])
+    node = onnx.helper.make_node("Tanh", ["x"], ["y"])
+    opset = [onnx.helper.make_opsetid("", 13)]
+    artifact = describe(
+        onnx.helper.make_model(
+            onnx.helper.make_graph([node], "tanh", [x], [y]),
+            opset_imports=opset,
+            ir_version=8,
+        )
+    )
+    verify_artifact(artifact)  # nothing to compare with
+
+    def check(reference) -> None:
+        verify_artifact(
+            replace(
+                artifact,
+                samples={"x": randn(2, 2)},
+                reference=lambda arrays: [reference(arrays["x"])],
+            )
+        )
+
+    check(np.tanh)
+    with pytest.raises(
+        VerificationFailed, match=r"gives float32\[2, 2\], the"
+    ):
+        check(lambda x: np.tanh(x)[:, :1])
+    with pytest.raises(VerificationFailed, match="the network float64"):
+        check(lambda x: np.tanh(x).astype(np.float64))
+    with pytest.raises(
+        VerificationFailed, match="is the network deterministic"
+    ):
+        check(lambda x: np.where(x > 0, np.nan, np.tanh(x)))

@@ -1,0 +1,417 @@
+"""No server outlives the program that started it, however that one ends."""
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper
+
+from hermes.aeriel.errors import ServerDied, ServerStopped
+from hermes.aeriel.serve import Server, serve
+
+pytestmark = pytest.mark.triton
+
+# Triton itself takes three seconds to stop.
+SECONDS = 15
+
+PROGRAM = """
+import os, sys, threading, time
+from hermes.aeriel.serve import serve
+
+def load(server):
+    import numpy as np
+    import tritonclient.grpc as grpcclient
+    client = grpcclient.InferenceServerClient(server.endpoint.grpc)
+    tensor = grpcclient.InferInput("x", [1, 4], "FP32")
+    tensor.set_data_from_numpy(np.ones((1, 4), np.float32))
+    while True:
+        client.infer("double", [tensor])
+
+moment, repository = sys.argv[1:]
+server = serve(repository, free_ports=True)
+if moment == "waiting":
+    print("go", flush=True)
+    server.wait()
+    raise SystemExit("was ready before anybody interrupted it")
+if moment != "starting":
+    server.wait()
+if moment == "loaded":
+    threading.Thread(target=load, args=[server], daemon=True).start()
+    time.sleep(0.5)
+if moment == "forked" and os.fork() == 0:
+    time.sleep(60)
+print("go", flush=True)
+sys.stdin.readline()
+if moment == "raising":
+    raise RuntimeError("of the program")
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    shape = ["batch", 4]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "double",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    (root / "double" / "1").mkdir(parents=True)
+    onnx.save(model, root / "double" / "1" / "model.onnx")
+    (root / "double" / "config.pbtxt").write_text(
+        'platform: "onnxruntime_onnx" max_batch_size: 4 '
+        'input { name: "x" data_type: TYPE_FP32 dims: [4] } '
+        'output { name: "y" data_type: TYPE_FP32 dims: [4] } '
+        "instance_group { count: 1 kind: KIND_CPU }"
+    )
+    return root
+
+
+class Traces:
+    """What a server leaves behind, unless it is ended as it should."""
+
+    def __init__(self, parent: psutil.Process) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not (found := self._find(parent)):
+            assert time.monotonic() < deadline, "no tritonserver"
+            time.sleep(0.02)
+        self.server = found
+        self.shell = found.parent()
+        self.processes = [self.shell, *self.shell.children(recursive=True)]
+        options = dict(
+            option.split("=", 1) for option in found.cmdline() if "=" in option
+        )
+        self.ports = [
+            int(options[f"--{name}-port"])
+            for name in ("http", "grpc", "metrics")
+        ]
+        self.shm_prefix = options["--backend-config"].rpartition("=")[2]
+
+    def _find(self, parent: psutil.Process) -> psutil.Process | None:
+        for process in parent.children(recursive=True):
+            if process.name() == "tritonserver":
+                return process
+        return None
+
+    @property
+    def session(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                member = os.getsid(process.pid) == self.shell.pid
+                if member and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        return found
+
+    def left(self) -> list[object]:
+        shm = Path("/dev/shm").glob(f"{self.shm_prefix}*")  # noqa: S108
+        return [*self.session, *shm, *filter(is_open, self.ports)]
+
+    def assert_gone(self, seconds: float = SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while self.left() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.left() == []
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Program:
+    """A Python program that serves, and where it is."""
+
+    def __init__(self, moment: str, repository: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, moment, str(repository)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def reach(self) -> Traces:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "go\n"
+        return Traces(psutil.Process(self.process.pid))
+
+    def end(self) -> str:
+        _, errors = self.process.communicate(timeout=SECONDS)
+        return errors
+
+
+@pytest.fixture
+def start(repository: Path) -> Iterator[object]:
+    programs = []
+
+    def start(moment: str) -> Program:
+        programs.append(Program(moment, repository))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        for process in psutil.Process().children(recursive=True):
+            process.kill()
+        program.process.communicate()
+
+
+@pytest.mark.parametrize("moment", ["starting", "ready", "loaded"])
+def test_sigkill_of_the_program_ends_everything(start, moment: str) -> None:
+    program = start(moment)
+    traces = program.reach()
+    if moment != "starting":
+        assert any("stub" in process.name() for process in traces.processes)
+    program.process.kill()
+    traces.assert_gone()
+
+
+def test_a_forked_child_does_not_keep_the_server_alive(start) -> None:
+    program = start("forked")
+    traces = program.reach()
+    forks = [
+        process
+        for process in psutil.Process(program.process.pid).children()
+        if process.pid != traces.shell.pid
+    ]
+    program.process.kill()
+    traces.assert_gone()
+    assert [fork.is_running() for fork in forks] == [True]
+    forks[0].kill()
+
+
+def test_ctrl_c_while_waiting_ends_everything(start) -> None:
+    program = start("waiting")
+    traces = program.reach()
+    began = time.monotonic()
+    program.process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in program.end()
+    assert time.monotonic() - began < 2
+    traces.assert_gone()
+
+
+def test_sigterm_of_the_program_ends_everything(start) -> None:
+    program = start("ready")
+    traces = program.reach()
+    program.process.terminate()
+    traces.assert_gone()
+
+
+@pytest.mark.parametrize("moment", ["forgotten", "raising"])
+def test_the_end_of_the_program_ends_everything(start, moment: str) -> None:
+    program = start(moment)
+    traces = program.reach()
+    errors = program.end()
+    assert ("of the program" in errors) == (moment == "raising")
+    traces.assert_gone()
+
+
+@pytest.fixture
+def server(repository: Path) -> Iterator[Server]:
+    with serve(repository, free_ports=True, wait=True) as server:
+        yield server
+
+
+def traces_of(server: Server) -> Traces:
+    for child in psutil.Process().children():
+        # Another test's shell may have ended, and not be waited for yet.
+        if child.name() != "bash" or child.status() == psutil.STATUS_ZOMBIE:
+            continue
+        found = Traces(child)
+        if f":{found.ports[1]}" in server.endpoint.grpc:
+            return found
+    raise AssertionError(server)
+
+
+def test_leaving_ends_everything(server: Server) -> None:
+    traces = traces_of(server)
+    server.stop()
+    assert traces.left() == []
+    server.stop()
+    assert "stopped" in repr(server)
+    assert "successfully unloaded 'double'" in server.logs()
+    with pytest.raises(ServerStopped, match="was stopped"):
+        server.wait()
+
+
+def test_sigkill_of_tritonserver_leaves_no_stub(server: Server) -> None:
+    traces = traces_of(server)
+    traces.server.kill()
+    traces.assert_gone(2)
+    assert "exit code 137" in repr(server)
+    with pytest.raises(ServerDied, match="SIGKILL"):
+        server.wait()
+
+
+def test_leaving_tells_of_a_server_that_has_died(repository: Path) -> None:
+    server = serve(repository, free_ports=True, wait=True)
+    traces_of(server).server.kill()
+    until_dead(server)
+    with pytest.raises(ServerDied, match=r"was ended by SIGKILL\n"), server:
+        pass
+
+
+def test_an_error_on_its_way_is_not_replaced(repository: Path) -> None:
+    server = serve(repository, free_ports=True, wait=True)
+    traces_of(server).server.kill()
+    until_dead(server)
+    with pytest.raises(ZeroDivisionError) as caught, server:
+        raise ZeroDivisionError
+    assert "meanwhile hermes-" in caught.value.__notes__[0]
+    assert "SIGKILL" in caught.value.__notes__[0]
+
+
+def until_dead(server: Server) -> None:
+    deadline = time.monotonic() + SECONDS
+    while "running" in repr(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_stub_does_not_end_the_server(server: Server) -> None:
+    traces = traces_of(server)
+    for process in traces.processes:
+        if "stub" in process.name():
+            process.kill()
+    server.wait()
+    server.stop()
+    assert traces.left() == []
+
+
+def test_sigkill_of_the_lifeline_ends_everything(server: Server) -> None:
+    traces = traces_of(server)
+    traces.shell.kill()
+    traces.assert_gone()
+    server.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_lifeline_ends_everything(
+    server: Server, number: signal.Signals
+) -> None:
+    traces = traces_of(server)
+    traces.shell.send_signal(number)
+    traces.assert_gone()
+    assert "exit code 0" in repr(server)
+    server.stop()
+
+
+def test_the_next_server_removes_what_a_killed_job_has_left(
+    start, repository: Path
+) -> None:
+    """A batch system kills everything at once: nobody can tidy up."""
+    program = start("ready")
+    traces = program.reach()
+    everything = [psutil.Process(program.process.pid), *traces.session]
+    for process in everything:
+        process.suspend()
+    for process in everything:
+        process.kill()
+    program.process.wait(SECONDS)
+    deadline = time.monotonic() + SECONDS
+    while traces.session:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    lock = Path("/dev/shm", f"{traces.shm_prefix}lock")  # noqa: S108
+    assert lock in traces.left()
+    long_ago = time.time() - 3600
+    os.utime(lock, (long_ago, long_ago))
+    serve(repository, free_ports=True).stop()
+    assert traces.left() == []
+
+
+def test_a_frozen_server_is_killed(server: Server) -> None:
+    traces = traces_of(server)
+    traces.server.suspend()
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 20
+    assert traces.left() == []
+
+
+def test_a_forgotten_server_warns_and_ends(repository: Path) -> None:
+    server = serve(repository, free_ports=True)
+    traces = traces_of(server)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del server
+    assert "was not stopped" in str(caught[0].message)
+    assert caught[0].category is ResourceWarning
+    traces.assert_gone()
+
+
+def exit_status(child: int, seconds: float) -> int:
+    """The status of a child of this process; one that hangs is killed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            deadline = float("inf")
+        time.sleep(0.01)
+
+
+def fork() -> int:
+    """Fork; the child collects no garbage.
+
+    Sessions and channels that other tests have left would be destroyed in it,
+    without the threads they count on, and take the child down with them.
+    """
+    gc.disable()
+    child = os.fork()
+    if child:
+        gc.enable()
+    return child
+
+
+def test_a_fork_cannot_stop_its_parents_server(server: Server) -> None:
+    # A process that has used grpcio: in its forks grpcio may hang for ever.
+    with grpc.insecure_channel(server.endpoint.grpc) as channel:
+        grpc.channel_ready_future(channel).result(5)
+        child = fork()
+        if child == 0:
+            try:
+                server.wait(5)
+                server.stop()
+            finally:
+                os._exit("running" not in repr(server))
+        assert exit_status(child, SECONDS) == 0
+    server.wait(2)
+
+
+def test_a_fork_may_wait_while_its_parent_does(repository: Path) -> None:
+    with serve(repository, free_ports=True) as server:
+        waiting = threading.Thread(target=server.wait, args=[60])
+        waiting.start()
+        time.sleep(0.2)
+        child = fork()
+        if child == 0:
+            try:
+                server.wait(60)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert exit_status(child, 60 + SECONDS) == 0
+        waiting.join(60)
+        server.wait(2)
