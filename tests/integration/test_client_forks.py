@@ -5,6 +5,7 @@ Each child has a hard end: what would wait for ever is killed and told.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -35,6 +36,7 @@ SECONDS = 20
 def in_child(run: Callable[[], Any]) -> Any:
     """What a function returns in a forked child, which ends after it."""
     read, write = os.pipe()
+    gc.disable()  # or the child destroys what other tests left to its threads
     with warnings.catch_warnings():
         # Newer Pythons warn of forks beside threads: that is the point.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -49,6 +51,7 @@ def in_child(run: Callable[[], Any]) -> Any:
             os.write(write, pickle.dumps(answer))
         finally:
             os._exit(0)
+    gc.enable()
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         said = pipe.read()

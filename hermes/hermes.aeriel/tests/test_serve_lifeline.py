@@ -115,6 +115,32 @@ def test_a_killed_shell_leaves_nothing(run: Run, log: Log, shm: str) -> None:
     assert command.poll() == 128 + signal.SIGKILL
 
 
+def test_a_container_that_fails_leaves_nothing(log: Log, shm: str) -> None:
+    command = Lifeline(
+        ["/bin/true"],
+        env=os.environ,
+        cwd=None,
+        output=log.file,
+        grace=1,
+        shm_prefix=shm,
+        outer=["/bin/bash", "-c", "exit 255"],
+    )
+    assert ended(command) == 255
+    until(lambda: not (SHM / shm).exists())
+    command.stop()
+
+
+def test_shared_memory_is_kept_for_as_long_as_anything_lives(
+    run: Run, log: Log, shm: str
+) -> None:
+    command = run("trap '' TERM; echo up; setsid sleep 2")
+    until(lambda: "up" in log.read())
+    os.kill(command.pid, signal.SIGKILL)
+    time.sleep(1)
+    assert (SHM / shm).exists()
+    until(lambda: not (SHM / shm).exists())
+
+
 def test_releasing_does_not_wait(run: Run, log: Log) -> None:
     command = run("trap 'echo asked; exit 3' TERM; echo up; sleep 60 & wait")
     until(lambda: "up" in log.read())

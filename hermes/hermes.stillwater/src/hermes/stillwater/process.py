@@ -167,7 +167,7 @@ class _Wrapped(PipelineProcess):
 
     def process(self, package: Any) -> Any:
         if not callable(self._work):
-            return iterate(self._work)
+            return _iterate(self._work)
         return self._work(package)
 
     def generate(self) -> Iterator[Any]:
@@ -214,8 +214,7 @@ def stage(
     return _Wrapped(work, name=name, **options)
 
 
-def iterate(packages: Iterable[Any]) -> Iterator[Any]:
-    """Make a generator of any iterable."""
+def _iterate(packages: Iterable[Any]) -> Iterator[Any]:
     yield from packages
 
 

@@ -24,7 +24,16 @@ from typing import IO
 
 from hermes.aeriel.serve._shm import hold
 
-__all__ = ("LIFELINE", "Lifeline")
+__all__ = ("Lifeline",)
+
+# All that is started here holds one end of a pipe open: a container, the
+# server in it, its stubs. When the other end reads that it was closed, none of
+# them is left to make another entry in /dev/shm, however they ended: a
+# container may fail, or be killed, before the shell in it runs.
+_KEEPS_TIDY = r"""
+exec {_held}> >(trap '' TERM INT HUP; read -r; rm -f -- "/dev/shm/${1:?}"*)
+exec "${@:2}"
+"""
 
 # Variables for the server come through the pipe, before anything else: those
 # of its environment Apptainer would have a shell evaluate, and those of its
@@ -36,17 +45,16 @@ __all__ = ("LIFELINE", "Lifeline")
 # second whether it is still our child, for a SIGKILL to this shell must not
 # orphan the server either. An orphan may stay a zombie for ever in a container
 # whose init does not reap, so `kill -0` would not tell whether it runs.
-LIFELINE = r"""
-clean() { rm -f -- "/dev/shm/${1:?}"*; }
-while IFS= read -r -d '' _pair || { clean "$2"; exit 1; }; [ "$_pair" ]; do
+_LIFELINE = r"""
+while IFS= read -r -d '' _pair || exit 1; [ "$_pair" ]; do
     _name=${_pair%%=*}
     case $_name in
     PATH | LD_LIBRARY_PATH) _pair=$_name=${!_name:+${!_name}:}${_pair#*=} ;;
     esac
     export "$_pair"
 done
-_grace=$1 _shm=$2
-shift 2
+_grace=$1
+shift
 exec 3<&0 </dev/null
 set -m
 "$@" 3<&- &
@@ -72,8 +80,6 @@ keep() {
     trap '' TERM INT HUP
     while read -r -t 1 <&3; (($? > 128)) && ! orphaned; do :; done
     stop
-    # What was killed while it started may have made one more meanwhile.
-    if orphaned; then clean "$_shm"; sleep 0.5; clean "$_shm"; fi
 }
 keep >/dev/null &
 keeper=$!
@@ -87,7 +93,6 @@ while :; do
 done
 kill -KILL -- "-$server"
 kill -KILL "$keeper"
-clean "$_shm"
 exit "$code"
 """
 
@@ -128,10 +133,11 @@ class Lifeline:
         _reap()
         self._owner = os.getpid()
         self._deadline = grace + _MARGIN
-        shell = ["/bin/bash", "-c", LIFELINE, "_", str(grace), shm_prefix]
+        tidy = ["/bin/bash", "-c", _KEEPS_TIDY, "_", shm_prefix]
+        shell = ["/bin/bash", "-c", _LIFELINE, "_", str(grace)]
         with _starting:
             self._shell = subprocess.Popen(
-                [*outer, *shell, *argv],
+                [*tidy, *outer, *shell, *argv],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=output,
