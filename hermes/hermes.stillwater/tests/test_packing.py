@@ -19,7 +19,6 @@ from hermes.stillwater._packing import (
     Header,
     Packer,
     array_sizes,
-    padding,
     unpack,
     unpack_small,
 )
@@ -32,14 +31,15 @@ def cross(package: Any, packer: Packer | None = None) -> tuple[Any, Header]:
     header = Header.read(bytes(data[:HEADER_SIZE]))
     body = data[HEADER_SIZE:]
     assert header.kind == 3
-    assert len(body) == header.size
     if header.is_small:
+        assert len(body) == header.size
         return unpack_small(header, body), header
     head, at = body[: header.head_size], header.head_size
     arrays = []
     for size in array_sizes(header, head):
         arrays.append(body[at : at + size])
-        at += size + padding(size)
+        at += size
+    assert at == len(body)
     return unpack(header, head, arrays), header
 
 

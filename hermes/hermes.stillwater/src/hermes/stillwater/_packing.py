@@ -1,14 +1,18 @@
 """Packages as bytes: a header, a pickle, and the data of arrays beside it.
 
-header | sizes of the arrays | pickle | data of each array, aligned
+header | sizes of the arrays | pickle | data of each array
+
+In a small package each part is padded, so that the arrays are aligned in the
+one piece that it is read as.
 """
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +22,6 @@ __all__ = (
     "Header",
     "Packer",
     "array_sizes",
-    "padding",
     "unpack",
     "unpack_small",
 )
@@ -38,7 +41,7 @@ class Header(NamedTuple):
         kind: A small number, its sender's.
         num_arrays: Arrays whose data follows the pickle.
         head_size: Bytes from here to the data: sizes and pickle.
-        size: Bytes from here to the end.
+        size: Bytes from here to the end, padding counted in.
     """
 
     kind: int
@@ -47,9 +50,9 @@ class Header(NamedTuple):
     size: int
 
     @classmethod
-    def read(cls, data: bytes | bytearray) -> Header:
+    def read(cls, data: Any, offset: int = 0) -> Header:
         """Read the first `HEADER_SIZE` bytes of a package."""
-        return cls(*_HEADER.unpack(data))
+        return cls(*_HEADER.unpack_from(data, offset))
 
     @property
     def is_small(self) -> bool:
@@ -57,22 +60,40 @@ class Header(NamedTuple):
         return self.size <= SMALL
 
 
-class _Pickler(pickle.Pickler):
-    def reducer_override(self, obj: Any) -> Any:
-        """Keep the data of arrays out of the pickle.
+# numpy's own way to keep data out of a pickle costs twice as much: it pickles
+# the dtype as an object.
+_NUMBERS = "biufc"
 
-        numpy does so where it is in one piece, of its own type, and of a
-        type that buffers know.
-        """
-        if isinstance(obj, np.memmap):  # what is sent is no file any more
-            obj = obj.view(np.ndarray)
-        elif type(obj) is not np.ndarray:
-            return NotImplemented
-        if obj.dtype.kind in "mM":
-            return np.ndarray.view, (obj.view(np.int64), obj.dtype)
-        if not (obj.flags.c_contiguous or obj.flags.f_contiguous):
-            obj = np.ascontiguousarray(obj)
-        return obj.__reduce_ex__(5)
+
+def _reduce(array: np.ndarray) -> Any:
+    """Take an array apart for a pickle without its data."""
+    if type(array) is not np.ndarray:  # a memmap: what is sent is no file
+        array = array.view(np.ndarray)
+    dtype = array.dtype
+    if dtype.kind in "mM":  # which buffers do not know
+        return np.ndarray.view, (array.view(np.int64), dtype)
+    flags = array.flags
+    if not (flags.c_contiguous or flags.f_contiguous):
+        array = np.ascontiguousarray(array)
+    if dtype.kind not in _NUMBERS:
+        return array.__reduce_ex__(5)
+    order = "C" if array.flags.c_contiguous else "F"
+    buffer = pickle.PickleBuffer(array.data)
+    return _restore, (buffer, array.shape, dtype.str, order)
+
+
+def _restore(buffer: Any, shape: Any, dtype: str, order: Any) -> np.ndarray:
+    return np.ndarray(shape, dtype, buffer, order=order)
+
+
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """Our own, and those that are registered, now or later."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        return copyreg.dispatch_table[kind]
+
+
+_REDUCERS = _Reducers({np.ndarray: _reduce, np.memmap: _reduce})
 
 
 class Packer:
@@ -81,9 +102,10 @@ class Packer:
     def __init__(self) -> None:
         self._file = io.BytesIO()
         self._buffers: list[pickle.PickleBuffer] = []
-        self._pickler = _Pickler(
+        self._pickler = pickle.Pickler(
             self._file, protocol=5, buffer_callback=self._buffers.append
         )
+        self._pickler.dispatch_table = _REDUCERS
 
     def pack(self, kind: int, package: object) -> list[bytes | memoryview]:
         """Turn a package into bytes and views of its arrays.
@@ -106,20 +128,22 @@ class Packer:
             self._file.seek(0)
             self._file.truncate()
         sizes = [len(view) for view in views]
-        head_size = _aligned(8 * len(sizes) + len(pickled))
+        used = 8 * len(sizes) + len(pickled)
+        head_size = _aligned(used)
         size = head_size + sum(map(_aligned, sizes))
-        head = b"".join(
-            (
-                _HEADER.pack(kind, len(views), head_size, size),
-                struct.pack(f"<{len(sizes)}Q", *sizes),
-                pickled,
-                _NOTHING[: padding(8 * len(sizes) + len(pickled))],
-            )
-        )
-        parts: list[bytes | memoryview] = [head]
+        parts: list[bytes | memoryview] = [
+            _HEADER.pack(
+                kind, len(sizes), head_size if size <= SMALL else used, size
+            ),
+            struct.pack(f"<{len(sizes)}Q", *sizes),
+            pickled,
+        ]
+        if size > SMALL:
+            return [b"".join(parts), *views]
+        parts.append(_NOTHING[: head_size - used])
         for view in views:
-            parts += [view, _NOTHING[: padding(len(view))]]
-        return [b"".join(parts)] if size <= SMALL else parts
+            parts += view, _NOTHING[: _aligned(len(view)) - len(view)]
+        return [b"".join(parts)]
 
 
 def array_sizes(header: Header, head: memoryview) -> tuple[int, ...]:
@@ -156,8 +180,3 @@ def _split(header: Header, body: memoryview) -> Iterator[memoryview]:
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def padding(size: int) -> int:
-    """Bytes between data of this size and what follows."""
-    return _aligned(size) - size

@@ -193,6 +193,9 @@ class Side:
         """
         barrier()
         if self._words[self._other_sleeps]:
+            # Once is enough until it sleeps again. Taken back before it is
+            # woken: afterwards it may be asleep again already.
+            self._words[self._other_sleeps] = 0
             os.eventfd_write(self._post_fd, 1)
 
 

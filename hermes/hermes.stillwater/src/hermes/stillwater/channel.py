@@ -27,7 +27,6 @@ from hermes.stillwater._packing import (
     Header,
     Packer,
     array_sizes,
-    padding,
     unpack,
     unpack_small,
 )
@@ -182,7 +181,7 @@ class Sender(Side):
         while self._num_sent - words[NUM_RECEIVED] >= self._depth:
             self._wait_for_space(deadline)
         for part in self._packer.pack(kind, package):
-            self._write(memoryview(part), deadline)
+            self._write(part, deadline)
         self._num_sent += 1
         words[NUM_SENT] = self._num_sent
         self._boundary = self._moved
@@ -196,8 +195,9 @@ class Sender(Side):
             if self._life.poll(0):
                 raise ChannelBroken(_NO_RECEIVER)
 
-    def _write(self, view: memoryview, deadline: float | None) -> None:
+    def _write(self, data: bytes | memoryview, deadline: float | None) -> None:
         capacity, words, ring = self._buffer_size, self._words, self._ring
+        view = memoryview(data)
         done, size = 0, len(view)
         while done < size:
             free = capacity - (self._moved - words[READ])
@@ -265,31 +265,53 @@ class Receiver(Side):
     def receive_kind(self, timeout: float | None = None) -> tuple[int, Any]:
         """Wait for the next package and its kind; see `receive`."""
         deadline = self._begin(timeout)
-        first = bytearray(HEADER_SIZE)
-        self._read_into(memoryview(first), deadline)
-        header = Header.read(first)
-        package = self._receive_rest(header, deadline)
+        while not self._has_data():
+            self._wait_for_data(deadline)
+        header, package = self._take_whole() or self._take_parts(deadline)
         self._num_received += 1
         self._words[NUM_RECEIVED] = self._num_received
         self._boundary = self._moved
-        if self._num_received - self._told_received >= self._received_step:
+        if (
+            self._moved - self._told_read >= self._read_step
+            or self._num_received - self._told_received >= self._received_step
+        ):
             self._tell()
         return header.kind, package
 
-    def _receive_rest(self, header: Header, deadline: float | None) -> Any:
+    def _take_whole(self) -> tuple[Header, Any] | None:
+        """Take a small package that is there, in one piece."""
+        begin = self._moved % self._buffer_size
+        there = min(
+            self._words[WRITTEN] - self._moved, self._buffer_size - begin
+        )
+        barrier()
+        if there < HEADER_SIZE:
+            return None
+        header = Header.read(self._ring, begin)
+        begin += HEADER_SIZE
+        if not header.is_small or there < HEADER_SIZE + header.size:
+            return None
+        body = memoryview(bytearray(self._ring[begin : begin + header.size]))
+        barrier()
+        self._moved += HEADER_SIZE + header.size
+        self._words[READ] = self._moved
+        return header, unpack_small(header, body)
+
+    def _take_parts(self, deadline: float | None) -> tuple[Header, Any]:
+        """Take a package as it comes."""
+        first = bytearray(HEADER_SIZE)
+        self._read_into(memoryview(first), deadline)
+        header = Header.read(first)
         if header.is_small:
-            body = _make_room(header.size)
+            body = memoryview(bytearray(header.size))
             self._read_into(body, deadline)
-            return unpack_small(header, body)
+            return header, unpack_small(header, body)
         head = memoryview(bytearray(header.head_size))
         self._read_into(head, deadline)
-        arrays = []
-        for size in array_sizes(header, head):
-            array = _make_room(size)
+        arrays = [_make_room(size) for size in array_sizes(header, head)]
+        for array in arrays:
             self._read_into(array, deadline)
-            self._read_into(memoryview(bytearray(padding(size))), deadline)
-            arrays.append(array)
-        return unpack(header, head, arrays)
+        return header, unpack(header, head, arrays)
 
     def _read_into(self, view: memoryview, deadline: float | None) -> None:
         capacity, words, ring = self._buffer_size, self._words, self._ring
