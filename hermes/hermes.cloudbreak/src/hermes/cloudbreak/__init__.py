@@ -1,4 +1,13 @@
-"""Clusters and virtual machines that run Triton (still empty)."""
+"""Clusters and virtual machines that run Triton.
+
+General layout:
+
+    specs.py       what is wanted, what is observed;  labels.py  whose it is
+    reconcile.py   pure: wanted, asked for, there -> what to do next
+    reconciler.py  the one place that acts;  reaping.py  deletes the expired
+    cloud.py       the seam: four verbs
+    testing/       a cloud in memory, and what every cloud has to do
+"""
 
 from hermes.cloudbreak._conflict import refuse_ml4gw_hermes
 

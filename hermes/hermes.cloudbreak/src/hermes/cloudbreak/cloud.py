@@ -1,0 +1,48 @@
+"""The seam to a cloud: four verbs, whatever the kind of resource."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.specs import Key, Observed, Spec
+
+__all__ = ("Cloud",)
+
+
+class Cloud(Protocol):
+    """Somebody who has resources.
+
+    No verb waits for a resource: each returns as soon as the cloud has taken
+    the request, and has a time limit of its own for that.
+
+    Everything may raise `CloudUnavailable` (try again: nobody knows whether
+    it was done) and `Refused` (do not).
+    """
+
+    def observe(self, owner: str | None = None) -> Iterable[Observed]:
+        """List all resources that carry a `Stamp`.
+
+        Args:
+            owner: Whose; None for everybody's.
+        """
+
+    def find(self, key: Key) -> Observed | None:
+        """Look one resource up, whoever created it."""
+
+    def create(self, spec: Spec, stamp: Stamp) -> None:
+        """Ask for a resource that carries a stamp.
+
+        Raises:
+            AlreadyThere: If there is one of that name.
+            QuotaExceeded: If the project may not have it.
+            StockOut: If there is none left in the first of its zones.
+        """
+
+    def delete(self, key: Key) -> None:
+        """Ask for the end of a resource, and of all that is part of it.
+
+        Raises:
+            NotThere: If it is not there.
+        """

@@ -1,0 +1,61 @@
+"""The labels by which we find again what is ours, whoever created it.
+
+Every resource carries them from the moment it exists, because nothing else is
+left when the program that asked for it was killed before the answer came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hermes.cloudbreak.errors import InvalidSpec
+
+__all__ = ("OWNER", "RUN", "Stamp")
+
+OWNER, RUN, DEADLINE = "hermes-owner", "hermes-run", "hermes-deadline"
+# What Google's labels may be, and, but for the underscore at an end, those of
+# Kubernetes.
+_VALUE = re.compile(r"[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Whose a resource is, and until when.
+
+    Attributes:
+        owner: Who answers for it.
+        run: The run of a program that asked for it.
+        deadline: When it may be deleted by anybody, in seconds since 1970.
+    """
+
+    owner: str
+    run: str
+    deadline: int
+
+    def __post_init__(self) -> None:
+        for name in ("owner", "run"):
+            value = getattr(self, name)
+            if not _VALUE.fullmatch(value):
+                raise InvalidSpec(
+                    f"{name}={value!r}: labels are at most 63 lower-case "
+                    "letters, digits, hyphens and underscores"
+                )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels for a cloud."""
+        return {
+            OWNER: self.owner,
+            RUN: self.run,
+            DEADLINE: str(int(self.deadline)),
+        }
+
+    @classmethod
+    def read(cls, labels: Mapping[str, str]) -> Stamp | None:
+        """Read labels; None where they are not ours."""
+        try:
+            return cls(labels[OWNER], labels[RUN], int(labels[DEADLINE]))
+        except (KeyError, ValueError):
+            return None

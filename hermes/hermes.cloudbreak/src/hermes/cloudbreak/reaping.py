@@ -1,0 +1,78 @@
+"""Delete what nobody will: what has passed its deadline, or lost its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hermes.cloudbreak.cloud import Cloud
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reconciler import Reconciler
+from hermes.cloudbreak.specs import Key, Observed
+from hermes.cloudbreak.waiting import Clock
+
+__all__ = ("expired", "reap")
+
+
+def expired(
+    observed: Iterable[Observed], today: float, older_than: float | None = None
+) -> list[Observed]:
+    """Tell what may be deleted.
+
+    Args:
+        observed: Resources of a cloud.
+        today: The time, in seconds since 1970.
+        older_than: Also what was created more than so many seconds ago,
+            whatever its deadline is.
+
+    Returns:
+        Those of them that carry a `Stamp` whose deadline has passed, or that
+        are too old. Never one without a stamp: that is somebody else's.
+    """
+    return [
+        each
+        for each in observed
+        if (stamp := Stamp.read(each.labels)) is not None
+        and (
+            stamp.deadline <= today
+            or (older_than is not None and each.created <= today - older_than)
+        )
+    ]
+
+
+def reap(
+    cloud: Cloud,
+    owner: str | None = None,
+    *,
+    older_than: float | None = None,
+    dry_run: bool = False,
+    timeout: float = 1200.0,
+    clock: Clock | None = None,
+) -> list[Key]:
+    """Delete expired resources, and wait until they are gone.
+
+    Args:
+        cloud: The cloud.
+        owner: Whose; None for everybody's.
+        older_than: See `expired`.
+        dry_run: Whether to tell only.
+        timeout: Seconds until they have to be gone.
+        clock: The time.
+
+    Returns:
+        Which.
+
+    Raises:
+        StillThere: If they are not gone in time; it names them.
+        CloudError: If the cloud refuses to say what there is.
+    """
+    clock = clock or Clock()
+    found = expired(cloud.observe(owner), clock.today(), older_than)
+    keys = {each.key for each in found}
+    if keys and not dry_run:
+        Reconciler(
+            cloud,
+            owner=owner,
+            is_ours=lambda each: each.key in keys,
+            clock=clock,
+        ).take_down(keys, timeout)
+    return sorted(keys, key=str)

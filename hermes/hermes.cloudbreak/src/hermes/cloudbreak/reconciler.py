@@ -1,0 +1,317 @@
+"""The one place that acts: observe, decide, act, wait, again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from hermes.cloudbreak.cloud import Cloud
+from hermes.cloudbreak.errors import (
+    AlreadyThere,
+    CloudError,
+    CloudUnavailable,
+    InvalidSpec,
+    NotThere,
+    ResourceFailed,
+    StillThere,
+    StockOut,
+    WaitTimeout,
+)
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reconcile import (
+    Action,
+    Create,
+    Delete,
+    Fail,
+    Move,
+    Request,
+    diff,
+    leftovers,
+    unready,
+)
+from hermes.cloudbreak.specs import Key, Observed, Spec
+from hermes.cloudbreak.waiting import Clock, Pauses
+
+__all__ = ("Reconciler",)
+
+_log = logging.getLogger(__name__)
+
+# Requests to a cloud at once.
+_AT_ONCE = 16
+
+
+class Reconciler:
+    """Makes a cloud have what is wanted of one run, and nothing else of it.
+
+    Args:
+        cloud: The cloud.
+        stamp: What everything that is created carries; without one, nothing
+            can be created.
+        owner: Whose resources are looked at; the stamp's if it is given, and
+            everybody's if neither is.
+        is_ours: Which of them are to be deleted unless they are wanted; those
+            of the stamp's run if None.
+        clock: The time.
+        report: Called with what is waited for, whenever that has changed.
+        deletion_timeout: Seconds that resources may take to be deleted, also
+            after an error.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        stamp: Stamp | None = None,
+        *,
+        owner: str | None = None,
+        is_ours: Callable[[Observed], bool] | None = None,
+        clock: Clock | None = None,
+        report: Callable[[Mapping[Key, str]], object] | None = None,
+        deletion_timeout: float = 1200.0,
+    ) -> None:
+        self._cloud = cloud
+        self._stamp = stamp
+        self._owner = stamp.owner if stamp else owner
+        self._is_ours = is_ours or self._has_stamp
+        self._clock = clock or Clock()
+        self._report = report or _log_waiting
+        self._deletion_timeout = deletion_timeout
+        self._plan: dict[Key, Spec] = {}
+        self._requested: dict[Key, Request] = {}
+        self._adopted: set[Key] = set()
+        self._observed: list[Observed] = []
+        self._told: Mapping[Key, str] = {}
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """What is wanted."""
+        return tuple(self._plan)
+
+    @property
+    def adopted(self) -> frozenset[Key]:
+        """What was there before, and is left as it was found."""
+        return frozenset(self._adopted)
+
+    def bring_up(self, specs: Iterable[Spec], timeout: float) -> None:
+        """Have resources created, and wait until all are ready.
+
+        Whatever goes wrong, also Ctrl-C: what was asked for by this call is
+        deleted before the error is raised.
+
+        Args:
+            specs: What is wanted; what something is part of comes with it, or
+                came before.
+            timeout: Seconds until they have to be ready.
+
+        Raises:
+            AlreadyThere: If a name is taken, and `exists_ok` is false.
+            CloudError: If the cloud refuses one; see `Cloud.create`.
+            ResourceFailed: If one will not become ready.
+            WaitTimeout: If one is not ready in time; it says what it lacks.
+            StillThere: If after such an error something could not be deleted.
+        """
+        wanted = {spec.key: spec for spec in specs}
+        self._plan.update(wanted)
+        try:
+            self._wait_ready(wanted.keys(), timeout)
+        except BaseException as error:
+            try:
+                self.take_down(wanted.keys())
+            except Exception as trouble:  # noqa: BLE001 - the first one counts
+                error.add_note(f"and afterwards: {trouble}")
+            raise
+
+    def take_down(
+        self, keys: Iterable[Key], timeout: float | None = None
+    ) -> None:
+        """Delete resources, and what is part of them; wait until it is gone.
+
+        What was asked for without an answer is waited for, too: it may yet
+        appear. What was adopted is left as it was found.
+
+        Args:
+            keys: Which; those that are not there are no error.
+            timeout: Seconds until they have to be gone; `deletion_timeout`
+                if None.
+
+        Raises:
+            StillThere: If they are not gone in time; it names them.
+        """
+        timeout = self._deletion_timeout if timeout is None else timeout
+        unwanted = set(keys)
+        for key in list(self._plan):
+            if key in unwanted or key.parent in unwanted:
+                del self._plan[key]
+        deadline, pauses = self._clock.now() + timeout, Pauses()
+        while True:
+            trouble = self._step(_deletes)
+            now = self._clock.now()
+            left: Mapping[Key, str] = leftovers(
+                self._plan, self._requested, self._observed, now
+            )
+            if not left and not trouble:
+                break
+            self._tell(left, pauses)
+            if now >= deadline:
+                why = f"; {trouble[0]}" if trouble else ""
+                raise StillThere(
+                    f"after {timeout:g} s still there: {_list(left)}{why}. "
+                    "Delete them by hand, or with `hermes-cloud reap`"
+                )
+            self._clock.sleep(min(pauses(), deadline - now))
+        for key in unwanted:
+            self._requested.pop(key, None)
+            self._adopted.discard(key)
+
+    def _wait_ready(self, keys: Iterable[Key], timeout: float) -> None:
+        deadline, pauses = self._clock.now() + timeout, Pauses()
+        while True:
+            trouble = self._step(_refuse_failures)
+            for error in trouble:
+                if not isinstance(error, CloudUnavailable):
+                    raise error
+            wanted = {key: self._plan[key] for key in keys}
+            waited = unready(wanted, self._observed)
+            if not waited and not trouble:
+                return
+            self._tell(waited, pauses)
+            now = self._clock.now()
+            if now >= deadline:
+                raise WaitTimeout(
+                    f"after {timeout:g} s not ready: {_list(waited)}"
+                ) from (trouble[0] if trouble else None)
+            self._clock.sleep(min(pauses(), deadline - now))
+
+    def _step(
+        self, choose: Callable[[list[Action]], list[Action]]
+    ) -> list[CloudError]:
+        """Observe, decide, act; give what went wrong."""
+        try:
+            self._observed = self._observe()
+        except CloudUnavailable as error:
+            return [error]  # and what was seen last still holds
+        for each in self._observed:
+            if (request := self._requested.get(each.key)) is not None:
+                self._requested[each.key] = replace(request, seen=True)
+        actions = diff(self._plan, self._requested, self._observed)
+        return self._act(choose(actions))
+
+    def _observe(self) -> list[Observed]:
+        found = [
+            each
+            for each in self._cloud.observe(self._owner)
+            if self._is_ours(each)
+        ]
+        known = {each.key for each in found}
+        adopted = self._adopted & self._plan.keys() - known
+        return found + [
+            one for key in adopted if (one := self._cloud.find(key))
+        ]
+
+    def _act(self, actions: list[Action]) -> list[CloudError]:
+        """Act, several at once; all are tried before anybody gives up."""
+        if not actions:
+            return []
+        with ThreadPoolExecutor(_AT_ONCE, "hermes-cloud") as pool:
+            futures = [pool.submit(self._act_on, each) for each in actions]
+        errors = []
+        for future in futures:
+            try:
+                future.result()
+            except CloudError as error:
+                errors.append(error)
+        return errors
+
+    def _act_on(self, action: Action) -> None:
+        match action:
+            case Create(spec):
+                self._create(spec)
+            case Delete(key):
+                self._delete(key)
+            case Move(key, spec):
+                _log.warning("%s: none left there, on to %s", key, spec)
+                self._delete(key)
+                self._requested.pop(key, None)
+                self._plan[key] = spec
+
+    def _create(self, spec: Spec) -> None:
+        key = spec.key
+        if self._stamp is None:
+            raise InvalidSpec(f"{key}: nothing is created without a stamp")
+        # From here on it may exist, whatever we hear of it.
+        self._requested[key] = Request(self._clock.now())
+        try:
+            self._cloud.create(spec, self._stamp)
+        except AlreadyThere:
+            self._adopt(spec)
+            return
+        except StockOut:
+            further = spec.elsewhere()
+            if further is None:
+                raise
+            _log.warning("%s: none left there, on to %s", key, further)
+            del self._requested[key]
+            self._plan[key] = further
+            return
+        except CloudUnavailable:
+            raise
+        except CloudError:
+            del self._requested[key]
+            raise
+        self._requested[key] = replace(self._requested[key], answered=True)
+
+    def _adopt(self, spec: Spec) -> None:
+        key = spec.key
+        found = self._cloud.find(key)
+        if found is not None and self._is_ours(found):
+            # An earlier request of ours, whose answer got lost.
+            self._requested[key] = replace(self._requested[key], answered=True)
+            return
+        del self._requested[key]
+        if not spec.exists_ok:
+            raise AlreadyThere(
+                f"there is a {key} already, and it is not of this run: give "
+                "another name, delete it, or use it with exists_ok=True"
+            )
+        self._adopted.add(key)
+
+    def _delete(self, key: Key) -> None:
+        try:
+            self._cloud.delete(key)
+        except NotThere:
+            _log.debug("%s was gone already", key)
+
+    def _has_stamp(self, observed: Observed) -> bool:
+        found, stamp = Stamp.read(observed.labels), self._stamp
+        if found is None or stamp is None:
+            return False
+        return (found.owner, found.run) == (stamp.owner, stamp.run)
+
+    def _tell(self, waited: Mapping[Key, str], pauses: Pauses) -> None:
+        if waited != self._told:
+            self._told = dict(waited)
+            self._report(self._told)
+            pauses.reset()
+
+
+def _deletes(actions: list[Action]) -> list[Action]:
+    return [each for each in actions if isinstance(each, Delete)]
+
+
+def _refuse_failures(actions: list[Action]) -> list[Action]:
+    failures = [each for each in actions if isinstance(each, Fail)]
+    if failures:
+        raise ResourceFailed(
+            "; ".join(f"{each.key}: {each.reason}" for each in failures)
+        )
+    return actions
+
+
+def _log_waiting(waited: Mapping[Key, str]) -> None:
+    if waited:
+        _log.info("waiting for %s", _list(waited))
+
+
+def _list(waited: Mapping[Key, str]) -> str:
+    return ", ".join(f"{key} ({state})" for key, state in waited.items())

@@ -1,0 +1,43 @@
+"""Time, as a parameter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ("Clock", "Pauses")
+
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.5, 15.0, 1.5
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How to tell the time, and how to let it pass.
+
+    Attributes:
+        now: Seconds, for time limits: never set back.
+        today: Seconds since 1970, for labels.
+        sleep: Waits for some seconds.
+    """
+
+    now: Callable[[], float] = time.monotonic
+    today: Callable[[], float] = time.time
+    sleep: Callable[[float], object] = time.sleep
+
+
+class Pauses:
+    """How long to wait between questions [s]: often at first, rarely later."""
+
+    def __init__(self) -> None:
+        self._next = _FIRST_PAUSE
+
+    def __call__(self) -> float:
+        """Give the next pause."""
+        pause = self._next
+        self._next = min(_LONGEST_PAUSE, pause * _GROWTH)
+        return pause
+
+    def reset(self) -> None:
+        """Something has changed: ask often again."""
+        self._next = _FIRST_PAUSE

@@ -1,0 +1,105 @@
+"""Decisions, without a cloud."""
+
+from __future__ import annotations
+
+from hermes.cloudbreak.reconcile import (
+    SETTLE_SECONDS,
+    Create,
+    Delete,
+    Fail,
+    Move,
+    Request,
+    diff,
+    leftovers,
+    unready,
+)
+from hermes.cloudbreak.specs import (
+    Cause,
+    ClusterSpec,
+    NodePoolSpec,
+    Observed,
+    State,
+    VMSpec,
+)
+
+CLUSTER, POOL = ClusterSpec("main"), NodePoolSpec("pool", cluster="main")
+VM = VMSpec("vm", ("a", "b"))
+READY, CREATING, DELETING, BROKEN = (
+    State.READY,
+    State.CREATING,
+    State.DELETING,
+    State.BROKEN,
+)
+
+
+def plan(*specs):
+    return {spec.key: spec for spec in specs}
+
+
+def test_what_is_wanted_and_unknown_is_created() -> None:
+    assert diff(plan(CLUSTER, VM), {}, []) == [Create(CLUSTER), Create(VM)]
+
+
+def test_a_pool_waits_for_its_cluster() -> None:
+    both = plan(CLUSTER, POOL)
+    asked = {CLUSTER.key: Request(0, answered=True)}
+    assert diff(both, asked, []) == []
+    there = Observed(CLUSTER.key, CREATING)
+    assert diff(both, asked, [there]) == []
+    there = Observed(CLUSTER.key, READY)
+    assert diff(both, asked, [there]) == [Create(POOL)]
+
+
+def test_what_was_asked_for_is_asked_again_only_without_an_answer() -> None:
+    assert diff(plan(VM), {VM.key: Request(0, answered=True)}, []) == []
+    assert diff(plan(VM), {VM.key: Request(0)}, []) == [Create(VM)]
+
+
+def test_what_was_there_and_is_gone_is_not_created_again() -> None:
+    (action,) = diff(plan(VM), {VM.key: Request(0, True, seen=True)}, [])
+    assert action == Fail(VM.key, "it was there, and somebody has deleted it")
+
+
+def test_what_is_not_wanted_is_deleted_once() -> None:
+    assert diff({}, {}, [Observed(VM.key, READY)]) == [Delete(VM.key)]
+    assert diff({}, {}, [Observed(VM.key, CREATING)]) == [Delete(VM.key)]
+    assert diff({}, {}, [Observed(VM.key, BROKEN)]) == [Delete(VM.key)]
+    assert diff({}, {}, [Observed(VM.key, DELETING)]) == []
+
+
+def test_pools_go_with_their_cluster() -> None:
+    there = [Observed(POOL.key, READY), Observed(CLUSTER.key, READY)]
+    assert diff({}, {}, there) == [Delete(CLUSTER.key)]
+    assert diff(plan(CLUSTER), {}, there) == [Delete(POOL.key)]
+
+
+def test_a_stock_out_moves_on_and_all_else_fails() -> None:
+    out = Observed(VM.key, BROKEN, cause=Cause.STOCK_OUT, reason="none left")
+    assert diff(plan(VM), {}, [out]) == [Move(VM.key, VMSpec("vm", ("b",)))]
+    last = VMSpec("vm", ("b",))
+    assert diff(plan(last), {}, [out]) == [Fail(VM.key, "none left")]
+    quota = Observed(VM.key, BROKEN, cause=Cause.QUOTA)
+    assert diff(plan(VM), {}, [quota]) == [Fail(VM.key, "quota")]
+
+
+def test_all_that_is_not_ready_is_told() -> None:
+    there = [Observed(CLUSTER.key, READY), Observed(VM.key, CREATING)]
+    assert unready(plan(CLUSTER, POOL, VM), there) == {
+        POOL.key: "not there yet",
+        VM.key: "being created",
+    }
+    broken = Observed(VM.key, BROKEN, reason="no driver")
+    assert unready(plan(VM), [broken]) == {VM.key: "broken no driver"}
+
+
+def test_what_may_yet_appear_is_waited_for() -> None:
+    asked = {VM.key: Request(0)}
+    assert VM.key in leftovers({}, asked, [], SETTLE_SECONDS - 1)
+    assert leftovers({}, asked, [], SETTLE_SECONDS) == {}
+    assert leftovers(plan(VM), asked, [], 0) == {}
+    assert leftovers({}, {VM.key: Request(0, seen=True)}, [], 0) == {}
+
+
+def test_what_is_there_and_not_wanted_is_left_over() -> None:
+    there = [Observed(VM.key, DELETING), Observed(CLUSTER.key, READY)]
+    assert leftovers(plan(CLUSTER), {}, there, 0) == {VM.key: "being deleted"}

@@ -1,0 +1,330 @@
+"""Bringing up and taking down, on a cloud that fails in every way."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from hermes.cloudbreak.errors import (
+    AlreadyThere,
+    CloudUnavailable,
+    InvalidSpec,
+    QuotaExceeded,
+    Refused,
+    ResourceFailed,
+    StillThere,
+    StockOut,
+    WaitTimeout,
+)
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reaping import reap
+from hermes.cloudbreak.reconciler import Reconciler
+from hermes.cloudbreak.specs import (
+    Cause,
+    ClusterSpec,
+    Kind,
+    NodePoolSpec,
+    VMSpec,
+)
+from hermes.cloudbreak.testing import FakeClock, FakeCloud, Fault, Killed
+
+SPECS = [
+    ClusterSpec("main"),
+    NodePoolSpec("gpus", cluster="main"),
+    NodePoolSpec("cpus", cluster="main"),
+    VMSpec("vm"),
+]
+KEYS = [spec.key for spec in SPECS]
+HOUR = 3600.0
+
+
+class Site:
+    """A cloud, its time, and a program that uses it."""
+
+    def __init__(self) -> None:
+        self.time = FakeClock()
+        self.cloud = FakeCloud(self.time.clock)
+        self.told: list = []
+        self.program = self.start()
+
+    def start(self, run: str = "run") -> Reconciler:
+        today = self.time.clock.today()
+        return Reconciler(
+            self.cloud,
+            Stamp("me", run, int(today + 2 * HOUR)),
+            clock=self.time.clock,
+            report=self.told.append,
+        )
+
+    def reap(self, **options):
+        return reap(self.cloud, clock=self.time.clock, **options)
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+def test_all_is_there_and_then_gone(site: Site) -> None:
+    site.program.bring_up(SPECS, HOUR)
+    assert set(site.cloud.resources) == set(KEYS)
+    assert set(site.program.keys) == set(KEYS)
+    site.program.take_down(KEYS, HOUR)
+    assert site.cloud.resources == ()
+    assert site.program.keys == ()
+
+
+def test_each_is_asked_for_and_deleted_once(site: Site) -> None:
+    site.program.bring_up(SPECS, HOUR)
+    site.program.take_down(KEYS, HOUR)
+    verbs = [verb for verb, _ in site.cloud.calls if verb != "observe"]
+    assert verbs == ["create"] * 4 + ["delete"] * 2  # pools go with theirs
+
+
+def test_one_goes_and_the_others_stay(site: Site) -> None:
+    site.program.bring_up(SPECS, HOUR)
+    site.program.take_down([KEYS[1]], HOUR)
+    assert set(site.cloud.resources) == {*KEYS} - {KEYS[1]}
+
+
+def test_what_is_waited_for_is_told_when_it_changes(site: Site) -> None:
+    site.program.bring_up(SPECS[:2], HOUR)
+    states = [
+        {key.name: state for key, state in told.items()} for told in site.told
+    ]
+    assert states == [
+        {"main": "not there yet", "gpus": "not there yet"},
+        {"main": "being created", "gpus": "not there yet"},
+        {"gpus": "not there yet"},
+        {"gpus": "being created"},
+    ]
+
+
+def test_sixty_four_machines_take_the_rounds_of_one(site: Site) -> None:
+    rounds = []
+    for number in (1, 64):
+        site = Site()
+        site.program.bring_up([VMSpec(f"vm-{n}") for n in range(number)], HOUR)
+        observed = [verb for verb, _ in site.cloud.calls if verb != "create"]
+        assert len(site.cloud.calls) - len(observed) == number
+        rounds.append(len(observed))
+    assert rounds[0] == rounds[1]
+
+
+def test_a_name_that_is_taken_is_said(site: Site) -> None:
+    site.cloud.add(VMSpec("vm"), {"team": "others"})
+    with pytest.raises(AlreadyThere, match=r"exists_ok=True"):
+        site.program.bring_up([VMSpec("vm")], HOUR)
+    assert site.cloud.resources == (VMSpec("vm").key,)
+
+
+def test_what_was_adopted_is_left_as_it_was(site: Site) -> None:
+    site.cloud.add(ClusterSpec("main"), {"team": "others"})
+    adopting = [ClusterSpec("main", exists_ok=True), SPECS[1]]
+    site.program.bring_up(adopting, HOUR)
+    assert site.program.adopted == {KEYS[0]}
+    site.program.take_down(KEYS[:2], HOUR)
+    assert site.cloud.resources == (KEYS[0],)
+
+
+def test_an_error_takes_down_what_was_asked_for(site: Site) -> None:
+    site.cloud.troubles["gpus"] = QuotaExceeded("NVIDIA_L4_GPUS: 0 of 4")
+    with pytest.raises(QuotaExceeded, match="NVIDIA_L4_GPUS"):
+        site.program.bring_up(SPECS, HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_what_breaks_later_takes_all_down(site: Site) -> None:
+    site.cloud.troubles["gpus"] = Cause.OTHER, "the driver does not load"
+    with pytest.raises(ResourceFailed, match=r"gpus.*does not load"):
+        site.program.bring_up(SPECS, HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_an_earlier_call_is_not_touched_by_a_later_error(site: Site) -> None:
+    site.program.bring_up(SPECS[:1], HOUR)
+    site.cloud.troubles["gpus"] = Cause.OTHER, "no"
+    with pytest.raises(ResourceFailed):
+        site.program.bring_up(SPECS[1:3], HOUR)
+    assert site.cloud.resources == (KEYS[0],)
+
+
+def test_a_time_limit_is_kept_and_says_what_lacks(site: Site) -> None:
+    with pytest.raises(WaitTimeout, match=r"100 s.*main \(being created\)"):
+        site.program.bring_up(SPECS[:1], 100)
+    assert site.cloud.resources == ()
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_stock_out_is_tried_elsewhere(site: Site, when: str) -> None:
+    trouble = (
+        StockOut("no L4 left")
+        if when == "at once"
+        else (Cause.STOCK_OUT, "no L4 left")
+    )
+    for zone in ("a", "b"):
+        site.cloud.troubles["vm", zone] = trouble
+    site.program.bring_up([VMSpec("vm", ("a", "b", "c"))], HOUR)
+    assert site.cloud.resources == (VMSpec("vm").key,)
+    site.program.take_down([VMSpec("vm").key], HOUR)
+    assert site.cloud.resources == ()
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_stock_out_everywhere_is_an_error(site: Site, when: str) -> None:
+    at_once = when == "at once"
+    site.cloud.troubles["vm"] = (
+        StockOut("no L4 left") if at_once else (Cause.STOCK_OUT, "no L4 left")
+    )
+    with pytest.raises(
+        StockOut if at_once else ResourceFailed, match="no L4 left"
+    ):
+        site.program.bring_up([VMSpec("vm", ("a", "b"))], HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_what_somebody_deletes_meanwhile_is_said(site: Site) -> None:
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    site.cloud.delete(VMSpec("vm").key)
+    site.time.advance(HOUR)
+    with pytest.raises(ResourceFailed, match="somebody has deleted it"):
+        site.program.bring_up([VMSpec("vm")], HOUR)
+
+
+def up_and_down(site: Site) -> int:
+    """Count the calls from beginning to end."""
+    site.program.bring_up(SPECS, HOUR)
+    site.program.take_down(KEYS, HOUR)
+    return len(site.cloud.calls)
+
+
+NUM_CALLS = up_and_down(Site())
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("number", range(1, NUM_CALLS + 1))
+def test_a_program_killed_at_any_call_leaves_nothing_to_pay(
+    site: Site, number: int, done: bool
+) -> None:
+    site.cloud.faults[number] = Fault(Killed(), done)
+    with pytest.raises(Killed):
+        up_and_down(site)
+    site.cloud.revive()
+    assert site.reap() == []  # their time is not over yet
+    site.time.advance(2 * HOUR)
+    left = set(site.cloud.resources)
+    assert set(site.reap(dry_run=True)) == left
+    assert set(site.cloud.resources) == left
+    site.reap(timeout=HOUR)
+    assert site.cloud.resources == ()
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("number", range(1, NUM_CALLS + 1))
+def test_no_answer_at_any_call_is_survived(
+    site: Site, number: int, done: bool
+) -> None:
+    site.cloud.faults[number] = Fault(CloudUnavailable("503"), done)
+    site.program.bring_up(SPECS, HOUR)
+    assert set(site.cloud.resources) == set(KEYS)
+    site.program.take_down(KEYS, HOUR)
+    assert site.cloud.resources == ()
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_bursts_of_no_answers_are_survived(site: Site, seed: int) -> None:
+    dice = random.Random(seed)
+    site.cloud.lag = dice.choice([0.0, 20.0])
+    site.cloud.faults = {
+        number: Fault(CloudUnavailable("429"), dice.random() < 0.5)
+        for number in range(1, 200)
+        if dice.random() < 0.5
+    }
+    site.program.bring_up(SPECS, 3 * HOUR)
+    assert set(site.cloud.resources) == set(KEYS)
+    site.program.take_down(KEYS, 3 * HOUR)
+    assert site.cloud.resources == ()
+
+
+@pytest.mark.parametrize("number", range(1, NUM_CALLS // 2))
+def test_ctrl_c_at_any_call_takes_all_down(site: Site, number: int) -> None:
+    site.cloud.faults[number] = Fault(KeyboardInterrupt(), done=True)
+    with pytest.raises(KeyboardInterrupt):
+        site.program.bring_up(SPECS, HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_what_appears_late_is_deleted_too(site: Site) -> None:
+    site.cloud.lag = 45.0  # until it is listed
+    site.cloud.faults = {
+        n: Fault(CloudUnavailable("no answer"), done=True)
+        for n in range(2, 300)
+        if n % 2 == 0
+    }
+    with pytest.raises(WaitTimeout):
+        site.program.bring_up([VMSpec("vm")], 20)
+    assert site.cloud.resources == ()
+
+
+def test_what_cannot_be_deleted_is_said(site: Site) -> None:
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    begin = len(site.cloud.calls)
+    site.cloud.faults = {
+        n: Fault(Refused("403: no permission"))
+        for n in range(begin + 2, 10_000, 2)
+    }
+    with pytest.raises(StillThere, match=r"vm \(ready.*403: no perm.*reap"):
+        site.program.take_down([VMSpec("vm").key], 600)
+    site.cloud.faults.clear()
+    site.program.take_down([VMSpec("vm").key], 600)
+    assert site.cloud.resources == ()
+
+
+def test_both_errors_are_told(site: Site) -> None:
+    site.cloud.troubles["vm"] = Cause.OTHER, "broken"
+    site.cloud.faults = {
+        n: Fault(Refused("403")) for n in range(3, 5_000) if n > 12
+    }
+    with pytest.raises((ResourceFailed, Refused)) as caught:
+        site.program.bring_up([VMSpec("vm")], 600)
+    assert any("403" in note for note in caught.value.__notes__) or (
+        "403" in str(caught.value)
+    )
+
+
+def test_two_programs_do_not_touch_each_other(site: Site) -> None:
+    other = site.start("other")
+    site.program.bring_up([VMSpec("mine")], HOUR)
+    other.bring_up([VMSpec("theirs")], HOUR)
+    site.program.take_down([VMSpec("mine").key], HOUR)
+    assert site.cloud.resources == (VMSpec("theirs").key,)
+
+
+def test_a_reaper_touches_nothing_but_what_has_expired(site: Site) -> None:
+    site.cloud.add(VMSpec("stranger"), {"team": "others"})
+    site.cloud.add(VMSpec("unlabelled"))
+    site.program.bring_up([VMSpec("old")], HOUR)
+    site.time.advance(1.5 * HOUR)
+    site.start("new").bring_up([VMSpec("new")], HOUR)
+    site.time.advance(HOUR)
+    assert site.reap(owner="somebody-else") == []
+    assert [key.name for key in site.reap()] == ["old"]
+    names = {key.name for key in site.cloud.resources}
+    assert names == {"stranger", "unlabelled", "new"}
+    assert [k.name for k in site.reap(older_than=0.0)] == ["new"]
+    names = {key.name for key in site.cloud.resources}
+    assert names == {"stranger", "unlabelled"}
+
+
+def test_nothing_is_created_without_a_stamp(site: Site) -> None:
+    nobody = Reconciler(site.cloud, clock=site.time.clock)
+    with pytest.raises(InvalidSpec, match="without a stamp"):
+        nobody.bring_up([VMSpec("vm")], HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_a_slow_cloud_is_not_asked_too_often(site: Site) -> None:
+    site.cloud = FakeCloud(site.time.clock, {Kind.CLUSTER: HOUR})
+    site.start().bring_up(SPECS[:1], 2 * HOUR)
+    assert site.time.num_sleeps < HOUR / 15 + 20

@@ -1,0 +1,86 @@
+"""Descriptions of resources, and the labels that they carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.specs import ClusterSpec, NodePoolSpec, VMSpec
+
+
+@pytest.mark.parametrize(
+    "name", ["", "A", "1a", "a_b", "a-", "a" * 41, "a b", None, 7]
+)
+def test_names_that_a_cloud_refuses_are_refused_first(name: Any) -> None:
+    with pytest.raises(InvalidSpec, match="lower-case letters, digits"):
+        ClusterSpec(name)
+
+
+@pytest.mark.parametrize("zones", ["us-central1-a", ["a"], ("a", "a")])
+def test_zones_are_a_tuple_of_different_ones(zones: Any) -> None:
+    with pytest.raises(InvalidSpec, match="tuple of different zones"):
+        VMSpec("vm", zones)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"cluster": ""}, "the name of its cluster"),
+        ({"num_nodes": 0}, "num_nodes=0"),
+        ({"num_gpus": 1}, "give both or none"),
+        ({"gpu_type": "nvidia-l4"}, "give both or none"),
+        ({"gpu_type": "nvidia-l4", "num_gpus": -1}, "give both or none"),
+    ],
+)
+def test_wrong_node_pools_are_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(InvalidSpec, match=message):
+        NodePoolSpec("pool", **{"cluster": "main", **wrong})
+
+
+def test_a_stock_out_moves_on_until_there_is_no_zone_left() -> None:
+    spec = VMSpec("vm", ("a", "b"), machine_type="g2-standard-4")
+    moved = spec.elsewhere()
+    assert moved == VMSpec("vm", ("b",), machine_type="g2-standard-4")
+    assert moved.elsewhere() is None
+    assert VMSpec("vm").elsewhere() is None
+
+
+def test_a_key_says_what_it_is_of() -> None:
+    pool = NodePoolSpec("gpus", cluster="main")
+    assert str(pool.key) == "node pool gpus of cluster main"
+    assert pool.key.parent == ClusterSpec("main").key
+    assert VMSpec("a").key.parent is None
+
+
+LABELS = st.from_regex(r"[a-z0-9]([-_a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
+
+
+@given(LABELS, LABELS, st.integers(0, 2**33))
+def test_labels_come_back(owner: str, run: str, deadline: int) -> None:
+    stamp = Stamp(owner, run, deadline)
+    assert Stamp.read(stamp.labels | {"other": "label"}) == stamp
+    assert all(len(value) <= 63 for value in stamp.labels.values())
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"hermes-owner": "me", "hermes-run": "r"},
+        {"hermes-owner": "me", "hermes-run": "r", "hermes-deadline": "soon"},
+        {"hermes-owner": "Me!", "hermes-run": "r", "hermes-deadline": "1"},
+    ],
+)
+def test_labels_of_others_are_not_taken_for_ours(labels: Any) -> None:
+    assert Stamp.read(labels) is None
+
+
+@pytest.mark.parametrize("owner", ["", "Me", "a b", "-a", "a" * 64])
+def test_owners_that_are_no_label_are_refused(owner: str) -> None:
+    with pytest.raises(InvalidSpec, match="owner="):
+        Stamp(owner, "run", 1)
