@@ -118,7 +118,7 @@ class Watch:
 
     def processes(self) -> list[psutil.Process]:
         found = []
-        mark = self.name.encode()
+        marks = [name.encode() for name in (self.name, *self.prefixes)]
         for process in psutil.process_iter():
             told = b""
             for part in ("cmdline", "environ"):
@@ -126,7 +126,7 @@ class Watch:
                     told += Path(f"/proc/{process.pid}/{part}").read_bytes()
                 except OSError:
                     continue
-            if mark in told:
+            if any(mark in told for mark in marks):
                 found.append(process)
         return found
 

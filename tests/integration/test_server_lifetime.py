@@ -118,9 +118,22 @@ class Traces:
                 continue
         return found
 
+    @property
+    def tidiers(self) -> list[psutil.Process]:
+        """Those who wait to remove its shared memory."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if self.shm_prefix in process.cmdline():
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
     def left(self) -> list[object]:
         shm = Path("/dev/shm").glob(f"{self.shm_prefix}*")  # noqa: S108
-        return [*self.session, *shm, *filter(is_open, self.ports)]
+        ports = filter(is_open, self.ports)
+        return [*self.session, *self.tidiers, *shm, *ports]
 
     def assert_gone(self, seconds: float = SECONDS) -> None:
         deadline = time.monotonic() + seconds
@@ -188,7 +201,7 @@ def test_a_forked_child_does_not_keep_the_server_alive(start) -> None:
     forks = [
         process
         for process in psutil.Process(program.process.pid).children()
-        if process.pid != traces.shell.pid
+        if process.name() != "bash"  # those that belong to the server
     ]
     program.process.kill()
     traces.assert_gone()
@@ -231,7 +244,9 @@ def server(repository: Path) -> Iterator[Server]:
 def traces_of(server: Server) -> Traces:
     for child in psutil.Process().children():
         # Another test's shell may have ended, and not be waited for yet.
-        if child.name() != "bash" or child.status() == psutil.STATUS_ZOMBIE:
+        if child.status() == psutil.STATUS_ZOMBIE or not any(
+            word.startswith("--model-repository") for word in child.cmdline()
+        ):
             continue
         found = Traces(child)
         if f":{found.ports[1]}" in server.endpoint.grpc:
@@ -318,7 +333,8 @@ def test_the_next_server_removes_what_a_killed_job_has_left(
     """A batch system kills everything at once: nobody can tidy up."""
     program = start("ready")
     traces = program.reach()
-    everything = [psutil.Process(program.process.pid), *traces.session]
+    parent = psutil.Process(program.process.pid)
+    everything = [parent, *parent.children(recursive=True)]
     for process in everything:
         process.suspend()
     for process in everything:

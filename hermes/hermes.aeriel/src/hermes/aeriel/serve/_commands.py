@@ -144,8 +144,8 @@ def serve_command(
         ) as server,
     ):
         server.wait(timeout)
+        _show(server)
         with _published(server, endpoint_file):
-            _show(server)
             while server.poll() is None:
                 time.sleep(_POLL_SECONDS)
 

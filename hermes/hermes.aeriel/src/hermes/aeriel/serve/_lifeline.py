@@ -26,13 +26,14 @@ from hermes.aeriel.serve._shm import hold
 
 __all__ = ("Lifeline",)
 
-# All that is started here holds one end of a pipe open: a container, the
-# server in it, its stubs. When the other end reads that it was closed, none of
+# All that is started inherits one end of a pipe: a container, the server in
+# it, its stubs. When this shell, outside of them all, finds it closed, none of
 # them is left to make another entry in /dev/shm, however they ended: a
 # container may fail, or be killed, before the shell in it runs.
-_KEEPS_TIDY = r"""
-exec {_held}> >(trap '' TERM INT HUP; read -r; rm -f -- "/dev/shm/${1:?}"*)
-exec "${@:2}"
+_TIDY = """
+trap '' TERM INT HUP
+read -r
+rm -f -- "/dev/shm/${1:?}"*
 """
 
 # Variables for the server come through the pipe, before anything else: those
@@ -55,9 +56,9 @@ while IFS= read -r -d '' _pair || exit 1; [ "$_pair" ]; do
 done
 _grace=$1
 shift
-exec 3<&0 </dev/null
+exec {_line}<&0 </dev/null
 set -m
-"$@" 3<&- &
+"$@" {_line}<&- &
 server=$!
 set +m
 exec 2>/dev/null
@@ -78,12 +79,12 @@ orphaned() {
 }
 keep() {
     trap '' TERM INT HUP
-    while read -r -t 1 <&3; (($? > 128)) && ! orphaned; do :; done
+    while read -r -t 1 -u "$_line"; (($? > 128)) && ! orphaned; do :; done
     stop
 }
 keep >/dev/null &
 keeper=$!
-exec 3<&-
+exec {_line}<&-
 trap 'asked=1; stop >/dev/null &' TERM INT HUP
 while :; do
     asked=
@@ -93,6 +94,7 @@ while :; do
 done
 kill -KILL -- "-$server"
 kill -KILL "$keeper"
+wait "$keeper"
 exit "$code"
 """
 
@@ -133,18 +135,25 @@ class Lifeline:
         _reap()
         self._owner = os.getpid()
         self._deadline = grace + _MARGIN
-        tidy = ["/bin/bash", "-c", _KEEPS_TIDY, "_", shm_prefix]
         shell = ["/bin/bash", "-c", _LIFELINE, "_", str(grace)]
-        with _starting:
+        with _starting, _pipe() as (found_closed, held):
+            self._tidier = subprocess.Popen(
+                ["/bin/bash", "-c", _TIDY, "_", shm_prefix],
+                stdin=found_closed,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PATH": os.defpath},
+                start_new_session=True,
+            )
             self._shell = subprocess.Popen(
-                [*tidy, *outer, *shell, *argv],
+                [*outer, *shell, *argv],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=dict(env),
                 cwd=cwd,
-                pass_fds=pass_fds,
+                pass_fds=(*pass_fds, held),
                 start_new_session=True,
             )
             _shells.add(self._shell)
@@ -191,7 +200,7 @@ class Lifeline:
     def release(self) -> None:
         """Have the command stopped without waiting for it."""
         _close_pipe(self._shell)
-        _ending.add(self._shell)
+        _ending.update({self._shell, self._tidier})
 
     def stop(self) -> None:
         """Have the command stopped and wait until nothing of it is left."""
@@ -208,6 +217,9 @@ class Lifeline:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._shell.wait()
+        # Not before whatever left the session is gone, too.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._tidier.wait(_MARGIN)
         self._let_go()
         _reap()
 
@@ -218,6 +230,16 @@ _shells: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
 # Shells that nobody waits for, kept until they can be reaped.
 _ending: set[subprocess.Popen[bytes]] = set()
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def _reap() -> None:
