@@ -38,11 +38,12 @@ from _common import (
     write_json,
 )
 
-from hermes.stillwater.channel import open_channel
+from hermes.stillwater.channel import BUFFER_SIZE, DEPTH, open_channel
 
 SIZES = (2**10, 2**16, 2**20, 2**22, 2**24)
 STORE_SIZE = 2**27
 WARMUP = 5
+SECONDS = 120.0
 Give = Callable[[Any], object]
 Take = Callable[[], Any]
 
@@ -114,20 +115,20 @@ def running(target: Any, *arguments: Any) -> Iterator[None]:
 def measure(
     target: Any, end: Any, give: Give, size: int, number: int
 ) -> float:
-    """Seconds for so many frames."""
+    """Seconds per frame."""
     frames = Frames(size)
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     with running(target, end, number, theirs):
-        if hasattr(end, "interrupt"):
-            end.close()  # the receiver has it now
+        if not hasattr(end, "put"):
+            end.close()  # the receiver has it now, and its death is noticed
         for index in range(WARMUP + number):
             give(frames(index))
-        if not ours.poll(120):
+        if not ours.poll(SECONDS):
             raise TimeoutError(f"{target.__name__} does not end")
         told = ours.recv()
     if not isinstance(told, float):
         raise ValueError(told)  # noqa: TRY004 - it is a text that says why
-    return told
+    return told / number
 
 
 def channel(size: int, number: int) -> float:
@@ -137,10 +138,23 @@ def channel(size: int, number: int) -> float:
         return measure(from_channel, receiver, sender.send, size, number)
 
 
+def depth(size: int) -> int:
+    """Frames that may be on their way: what the channel has room for.
+
+    A queue pickles in a thread of its own, later: with more of them under way
+    than there are frames in the store, it would send what they are by then.
+    """
+    return max(1, min(DEPTH, BUFFER_SIZE // size))
+
+
 def queue(size: int, number: int) -> float:
     """multiprocessing's, as bounded as the channel is."""
-    joined = multiprocessing.get_context("spawn").Queue(64)
-    return measure(from_queue, joined, joined.put, size, number)
+    joined = multiprocessing.get_context("spawn").Queue(depth(size))
+
+    def give(frame: np.ndarray) -> None:
+        joined.put(frame, timeout=SECONDS)
+
+    return measure(from_queue, joined, give, size, number)
 
 
 def pipe(size: int, number: int) -> float:
@@ -151,11 +165,12 @@ def pipe(size: int, number: int) -> float:
 
 def torch_queue(size: int, number: int) -> float:
     """PyTorch's. A tensor that is sent moves to shared memory: a copy each."""
-    joined = torch.multiprocessing.get_context("spawn").Queue(64)
+    context = torch.multiprocessing.get_context("spawn")
+    joined = context.Queue(depth(size))
     number = max(20, number // 10)  # it takes its time
 
     def give(frame: np.ndarray) -> None:
-        joined.put(torch.from_numpy(frame.copy()))
+        joined.put(torch.from_numpy(frame.copy()), timeout=SECONDS)
 
     return measure(from_torch, joined, give, size, number)
 
@@ -166,7 +181,7 @@ def memcpy(size: int, number: int) -> float:
     begin = time.perf_counter()
     for index in range(number):
         copy[:] = frames(index)
-    return time.perf_counter() - begin
+    return (time.perf_counter() - begin) / number
 
 
 CONTENDERS = {
@@ -209,7 +224,7 @@ def main() -> int:
         seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
         for _ in range(rounds):
             for name, contender in CONTENDERS.items():
-                seconds[name].append(contender(size, number) / number)
+                seconds[name].append(contender(size, number))
         case = {
             "size": size,
             "frames": number,

@@ -35,7 +35,7 @@ from _common import (
 
 from hermes.aeriel.client import InferenceClient
 from hermes.quiver import ModelRepository, Platform
-from hermes.stillwater import PipelineProcess, stage
+from hermes.stillwater import PipelineProcess
 from hermes.stillwater.triton import InferenceProcess
 
 KERNEL_SIZE, STRIDE = 8192, 512
@@ -113,25 +113,40 @@ def loop(endpoint: Any, number: int, times: int) -> tuple[float, list[Any]]:
     return time.perf_counter() - begin, scores
 
 
+class Sink(PipelineProcess):
+    """Keeps all scores, and gives them at the end with the seconds."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def setup(self) -> None:
+        """Nothing is there yet."""
+        self.scores: list[np.ndarray] = []
+        self.begin = 0.0
+
+    def process(self, package: np.ndarray) -> None:
+        """Keep a score."""
+        if len(self.scores) == self.number // 5:
+            self.begin = time.perf_counter()
+        self.scores.append(package)
+
+    def finish(self) -> tuple[float, list[np.ndarray]]:
+        """Give seconds and scores."""
+        return time.perf_counter() - self.begin, self.scores
+
+
 def pipeline(
     endpoint: Any, number: int, times: int
 ) -> tuple[float, list[Any]]:
-    """The same in processes; this one is the sink."""
+    """The same in four processes."""
     stages = Source(number) >> Filter(times)
-    scores = []
     with (
-        stages >> InferenceProcess(endpoint, MODEL) >> stage(_keep) as running
+        stages >> InferenceProcess(endpoint, MODEL) >> Sink(number) as running
     ):
-        for index, score in enumerate(running):
-            if index == number // 5:
-                begin = time.perf_counter()
-            scores.append(score)
-        seconds = time.perf_counter() - begin
-    return seconds, scores
-
-
-def _keep(score: np.ndarray) -> np.ndarray:
-    return score
+        (found,) = running
+    seconds, scores = found
+    return float(seconds), scores
 
 
 def measure(endpoint: Any, rounds: int, number: int) -> list[dict[str, Any]]:
@@ -171,6 +186,7 @@ def main() -> int:
     models = [MODEL, "probe", "snapshotter"]
     with tempfile.TemporaryDirectory() as root:
         write_models(Path(root))
+        # On all cores, unlike others: a pipeline is there to use them.
         with pinned_server(Path(root), models, cores) as server:
             cases = measure(server.endpoint, rounds, number)
     figures = circumstances(rounds, cores, load) | {"cases": cases}

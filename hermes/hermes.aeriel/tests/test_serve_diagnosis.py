@@ -62,6 +62,10 @@ def test_what_triton_calls_the_reason_is_told(line: str, told: str) -> None:
         ("No space left on device", "shm full?"),
         ("Bad option: x", "see server_args"),
         ("CUDA driver version is insufficient for CUDA", "too old for this"),
+        (
+            "I1 loading\nE1 CUDA driver version is insufficient for CUDA\n",
+            "too old for this",
+        ),
         ("no CUDA-capable device is detected", "the server found no GPU"),
         (
             "The engine plan file is generated on an incompatible device",
@@ -121,3 +125,14 @@ def test_a_delay_is_told_with_its_reason() -> None:
 def test_a_lost_port_is_recognised(line: str) -> None:
     assert lost_port(f"I1 loading\n{line}\n")
     assert not lost_port(MODEL)
+
+
+def test_what_is_said_without_a_gpu_is_no_reason() -> None:
+    log = (
+        "W1 pinned_memory_manager.cc:273] Unable to allocate pinned system "
+        "memory, pinned memory pool will not be available: CUDA driver "
+        "version is insufficient for CUDA runtime version\n"
+        "E1 ensemble_scheduler.cc:1468] unable to create stream for a: CUDA "
+        "driver version is insufficient for CUDA runtime version\n"
+    )
+    assert "hint" not in describe_death("it", 139, log)

@@ -86,6 +86,22 @@ def test_the_data_of_plain_arrays_is_not_in_the_pickle(array: Any) -> None:
     assert again["deep"][0].flags.writeable
 
 
+@given(
+    hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=6, min_side=0)),
+    st.booleans(),
+)
+def test_an_array_alone_comes_back_as_it_was(
+    array: Any, is_turned: bool
+) -> None:
+    array = array.T if is_turned else array
+    again, _ = cross(array)
+    assert type(again) is np.ndarray
+    assert (again.dtype, again.shape) == (array.dtype, array.shape)
+    assert again.tobytes() == array.tobytes()
+    assert again.flags.aligned
+    assert again.flags.writeable
+
+
 def test_other_arrays_cross_as_well() -> None:
     masked = np.ma.array([1, 2], mask=[False, True])
     objects = np.array([{"a": 1}, None, "x"], object)
@@ -130,7 +146,7 @@ def test_what_cannot_be_packed_leaves_nothing_for_the_next_package() -> None:
     packer = Packer()
     with pytest.raises(TypeError, match="pickle"):
         packer.pack(0, [np.zeros(5), threading.Lock()])
-    again, header = cross(np.arange(3), packer)
+    (again,), header = cross([np.arange(3)], packer)
     assert again.tolist() == [0, 1, 2]
     assert header.num_arrays == 1
 

@@ -3,7 +3,8 @@
 header | sizes of the arrays | pickle | data of each array
 
 In a small package each part is padded, so that the arrays are aligned in the
-one piece that it is read as.
+one piece that it is read as. A small package that is an array, and nothing
+else, has its dtype and shape in place of sizes and pickle.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ __all__ = (
 )
 
 _HEADER = struct.Struct("<IIQQ")
+_PLAIN_HEAD = struct.Struct("<8sQ")  # dtype, number of dimensions
+# Stands for the number of arrays.
+_PLAIN = 2**32 - 1
 HEADER_SIZE = _HEADER.size
 # A package this small is copied once more, for fewer steps.
 SMALL = 2**16
@@ -39,7 +43,7 @@ class Header(NamedTuple):
 
     Attributes:
         kind: A small number, its sender's.
-        num_arrays: Arrays whose data follows the pickle.
+        num_arrays: Arrays whose data follows the pickle, if there is one.
         head_size: Bytes from here to the data: sizes and pickle.
         size: Bytes from here to the end, padding counted in.
     """
@@ -118,6 +122,8 @@ class Packer:
             What is to be sent, in order. Views are of the arrays themselves:
             send them before those can change.
         """
+        if (array := _plain(package)) is not None:
+            return [_pack_plain(kind, array)]
         try:
             self._pickler.dump(package)
             views = [buffer.raw() for buffer in self._buffers]
@@ -146,6 +152,44 @@ class Packer:
         return [b"".join(parts)]
 
 
+def _plain(package: object) -> np.ndarray | None:
+    """Give a small array of numbers in C order; None for all else."""
+    if (
+        type(package) is not np.ndarray
+        or package.dtype.kind not in _NUMBERS
+        or package.nbytes > SMALL // 2
+    ):
+        return None
+    flags = package.flags
+    if not flags.writeable:  # and to stay so
+        return None
+    if flags.c_contiguous:
+        return package
+    return None if flags.f_contiguous else np.ascontiguousarray(package)
+
+
+def _pack_plain(kind: int, array: np.ndarray) -> bytes:
+    shape = array.shape
+    used = _PLAIN_HEAD.size + 8 * len(shape)
+    head_size = _aligned(used)
+    return b"".join(
+        (
+            _HEADER.pack(kind, _PLAIN, head_size, head_size + array.nbytes),
+            _PLAIN_HEAD.pack(array.dtype.str.encode(), len(shape)),
+            struct.pack(f"<{len(shape)}Q", *shape),
+            _NOTHING[: head_size - used],
+            array.data,
+        )
+    )
+
+
+def _unpack_plain(header: Header, body: memoryview) -> np.ndarray:
+    dtype, num_dims = _PLAIN_HEAD.unpack_from(body)
+    shape = struct.unpack_from(f"<{num_dims}Q", body, _PLAIN_HEAD.size)
+    name = dtype.rstrip(b"\0").decode()
+    return np.ndarray(shape, name, body, header.head_size)
+
+
 def array_sizes(header: Header, head: memoryview) -> tuple[int, ...]:
     """Read the sizes of the arrays' data."""
     end = 8 * header.num_arrays
@@ -167,6 +211,8 @@ def unpack(header: Header, head: memoryview, arrays: list[Any]) -> Any:
 
 def unpack_small(header: Header, body: memoryview) -> Any:
     """Make a package again of all its bytes, which its arrays keep."""
+    if header.num_arrays == _PLAIN:
+        return _unpack_plain(header, body)
     head = body[: header.head_size]
     return unpack(header, head, list(_split(header, body)))
 

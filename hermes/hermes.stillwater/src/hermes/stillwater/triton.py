@@ -272,7 +272,9 @@ class _Answers:
             self._stage.emit(convert(result))
             with self._room:
                 line.popleft()
-                self._room.notify_all()
+                # Who waits for room is woken when there is some, not for each.
+                if len(line) <= self._limit // 2:
+                    self._room.notify_all()
         with self._room:
             if not line:
                 self._lines.pop(key, None)

@@ -42,8 +42,9 @@ _HINTS = {
     r"unrecognized option|invalid argument|Bad option": (
         "see server_args for an option that this Triton does not know"
     ),
-    # of pinned memory it is said at every start without a GPU
-    r"(?<!available: )CUDA driver version is insufficient"
+    # of pinned memory and of ensembles it is said at every start without a GPU
+    r"(?m:^(?!.*(pinned system memory|unable to create stream for)).*"
+    r"CUDA driver version is insufficient)"
     r"|driver .*(too old|not supported)|forward compatibility was attempted": (
         "the GPU's driver is too old for this Triton; use an older image, or "
         "gpus=[] to serve without a GPU"
