@@ -1,5 +1,6 @@
 """The lifeline with commands that are quicker than Triton."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -128,6 +129,23 @@ def test_a_container_that_fails_leaves_nothing(log: Log, shm: str) -> None:
     assert ended(command) == 255
     until(lambda: not (SHM / shm).exists())
     command.stop()
+
+
+def test_a_command_that_cannot_be_started_leaves_nothing(
+    log: Log, shm: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match="no-such-container"):
+        Lifeline(
+            ["/bin/true"],
+            env=os.environ,
+            cwd=None,
+            output=log.file,
+            grace=1,
+            shm_prefix=shm,
+            outer=["/no-such-container"],
+        )
+    gc.collect()  # would warn of a process that runs
+    until(lambda: not (SHM / shm).exists())
 
 
 def test_shared_memory_is_kept_for_as_long_as_anything_lives(

@@ -145,6 +145,7 @@ class Lifeline:
                 env={"PATH": os.defpath},
                 start_new_session=True,
             )
+            _ending.add(self._tidier)
             self._shell = subprocess.Popen(
                 [*outer, *shell, *argv],
                 bufsize=0,
@@ -200,7 +201,7 @@ class Lifeline:
     def release(self) -> None:
         """Have the command stopped without waiting for it."""
         _close_pipe(self._shell)
-        _ending.update({self._shell, self._tidier})
+        _ending.add(self._shell)
 
     def stop(self) -> None:
         """Have the command stopped and wait until nothing of it is left."""
@@ -228,7 +229,7 @@ class Lifeline:
 _starting = threading.RLock()
 _shells: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
-# Shells that nobody waits for, kept until they can be reaped.
+# Processes that nobody waits for, kept until they can be reaped.
 _ending: set[subprocess.Popen[bytes]] = set()
 
 
