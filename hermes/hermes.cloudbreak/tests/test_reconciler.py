@@ -82,6 +82,13 @@ def test_each_is_asked_for_and_deleted_once(site: Site) -> None:
     assert verbs == ["create"] * 4 + ["delete"] * 2  # pools go with theirs
 
 
+def test_names_are_free_again(site: Site) -> None:
+    for _ in range(2):
+        site.program.bring_up(SPECS, HOUR)
+        site.program.take_down([KEYS[0], KEYS[3]], HOUR)
+        assert site.cloud.resources == ()
+
+
 def test_one_goes_and_the_others_stay(site: Site) -> None:
     site.program.bring_up(SPECS, HOUR)
     site.program.take_down([KEYS[1]], HOUR)

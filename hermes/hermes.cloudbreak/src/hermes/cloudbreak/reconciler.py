@@ -140,9 +140,10 @@ class Reconciler:
         """
         timeout = self._deletion_timeout if timeout is None else timeout
         unwanted = set(keys)
-        for key in list(self._plan):
-            if key in unwanted or key.parent in unwanted:
-                del self._plan[key]
+        known = self._plan.keys() | self._requested.keys()
+        unwanted |= {key for key in known if key.parent in unwanted}
+        for key in unwanted:
+            self._plan.pop(key, None)
         deadline, pauses = self._clock.now() + timeout, Pauses()
         while True:
             trouble = self._step(_deletes)
