@@ -102,6 +102,17 @@ def test_an_array_alone_comes_back_as_it_was(
     assert again.flags.writeable
 
 
+@pytest.mark.parametrize("dtype", [">f16", ">c32", "<f16", ">f2"])
+def test_long_doubles_of_any_order_cross(dtype: str) -> None:
+    array = np.arange(5).astype(dtype)
+    for package in (array, [array]):
+        again, _ = cross(package)
+        found = again if package is array else again[0]
+        # numpy's own pickles give those in the machine's order
+        assert found.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+        assert found.tolist() == array.tolist()
+
+
 def test_other_arrays_cross_as_well() -> None:
     masked = np.ma.array([1, 2], mask=[False, True])
     objects = np.array([{"a": 1}, None, "x"], object)

@@ -69,6 +69,13 @@ class Header(NamedTuple):
 _NUMBERS = "biufc"
 
 
+def _is_number(dtype: np.dtype) -> bool:
+    # Buffers know long doubles in the machine's own byte order only.
+    return dtype.kind in _NUMBERS and (
+        dtype.isnative or dtype.char not in "gG"
+    )
+
+
 def _reduce(array: np.ndarray) -> Any:
     """Take an array apart for a pickle without its data."""
     if type(array) is not np.ndarray:  # a memmap: what is sent is no file
@@ -79,7 +86,7 @@ def _reduce(array: np.ndarray) -> Any:
     flags = array.flags
     if not (flags.c_contiguous or flags.f_contiguous):
         array = np.ascontiguousarray(array)
-    if dtype.kind not in _NUMBERS:
+    if not _is_number(dtype):
         return array.__reduce_ex__(5)
     order = "C" if array.flags.c_contiguous else "F"
     buffer = pickle.PickleBuffer(array.data)
@@ -156,7 +163,7 @@ def _plain(package: object) -> np.ndarray | None:
     """Give a small array of numbers in C order; None for all else."""
     if (
         type(package) is not np.ndarray
-        or package.dtype.kind not in _NUMBERS
+        or not _is_number(package.dtype)
         or package.nbytes > SMALL // 2
     ):
         return None
