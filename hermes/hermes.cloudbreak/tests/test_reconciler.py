@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import time
 
 import pytest
 
@@ -286,6 +288,125 @@ def test_what_cannot_be_deleted_is_said(site: Site) -> None:
     site.cloud.faults.clear()
     site.program.take_down([VMSpec("vm").key], 600)
     assert site.cloud.resources == ()
+
+
+def test_what_was_adopted_is_not_moved(site: Site) -> None:
+    site.cloud.troubles["vm"] = Cause.STOCK_OUT, "none left"
+    site.cloud.add(VMSpec("vm"), {"team": "others"})
+    site.time.advance(HOUR)
+    spec = VMSpec("vm", ("a", "b"), exists_ok=True)
+    with pytest.raises(ResourceFailed, match="there before us"):
+        site.program.bring_up([spec], HOUR)
+    assert site.cloud.resources == (spec.key,)
+    assert "delete" not in {verb for verb, _ in site.cloud.calls}
+
+
+@pytest.mark.parametrize(
+    "error", [QuotaExceeded("used up"), StockOut("none left"), Refused("no")]
+)
+def test_a_refusal_does_not_forget_a_lost_answer(site: Site, error) -> None:
+    site.cloud.lag = 40.0
+    create = site.cloud.create
+    answers = iter([CloudUnavailable("lost"), error])
+
+    def answering(spec, stamp):
+        if (answer := next(answers, error)) is not error:
+            create(spec, stamp)
+        raise answer
+
+    site.cloud.create = answering
+    with pytest.raises(type(error)):
+        site.program.bring_up([VMSpec("vm")], HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_what_cannot_be_found_yet_is_not_taken_for_anothers(
+    site: Site,
+) -> None:
+    site.cloud.faults[2] = Fault(CloudUnavailable("lost"), done=True)
+    site.cloud.lag = 5.0
+    find, asked = site.cloud.find, []
+
+    def finding(key):
+        asked.append(key)
+        return find(key) if len(asked) > 1 else None
+
+    site.cloud.find = finding
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    site.program.take_down([VMSpec("vm").key], HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_a_call_without_an_answer_counts_from_its_end(site: Site) -> None:
+    site.cloud.lag = 20.0
+    create = site.cloud.create
+
+    def slow(spec, stamp):
+        site.time.advance(90)
+        if not site.cloud.resources:
+            create(spec, stamp)
+        raise CloudUnavailable("timed out")
+
+    site.cloud.create = slow
+    with pytest.raises(WaitTimeout):
+        site.program.bring_up([VMSpec("vm")], 30)
+    assert site.cloud.resources == ()
+
+
+@pytest.mark.parametrize(
+    "error", [Refused("token expired"), RuntimeError("no JSON")]
+)
+@pytest.mark.parametrize("later", [1, 2, 3])
+def test_one_error_does_not_end_taking_down(
+    site: Site, error: Exception, later: int
+) -> None:
+    site.program.bring_up([VMSpec("a"), VMSpec("b")], HOUR)
+    site.cloud.faults[len(site.cloud.calls) + later] = Fault(error)
+    site.program.take_down([VMSpec("a").key, VMSpec("b").key], HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_a_name_that_became_free_is_not_reaped_again(site: Site) -> None:
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    site.time.advance(2 * HOUR)
+    observe, new = site.cloud.observe, []
+
+    def observing(owner=None):
+        if not new and not site.cloud.resources:
+            today = int(site.time.clock.today() + HOUR)
+            new.append(Stamp("me", "new", today))
+            site.cloud.add(VMSpec("vm"), new[0].labels)
+        return observe(owner)
+
+    site.cloud.observe = observing
+    assert site.reap() == [VMSpec("vm").key]
+    assert new
+    assert site.cloud.resources == (VMSpec("vm").key,)
+
+
+def test_what_was_not_gone_in_time_may_be_asked_for_again(site: Site) -> None:
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    with pytest.raises(StillThere):
+        site.program.take_down([VMSpec("vm").key], 1)
+    site.time.advance(HOUR)
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    assert site.cloud.resources == (VMSpec("vm").key,)
+
+
+def test_ctrl_c_among_many_calls_leaves_nothing(site: Site) -> None:
+    create = site.cloud.create
+
+    def slow(spec, stamp):
+        if spec.key.name == "vm-3":
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.02)
+        create(spec, stamp)
+
+    site.cloud.create = slow
+    with pytest.raises(KeyboardInterrupt):
+        site.program.bring_up([VMSpec(f"vm-{n}") for n in range(64)], HOUR)
+    assert site.cloud.resources == ()
+    assert site.program.keys == ()
 
 
 def test_both_errors_are_told(site: Site) -> None:

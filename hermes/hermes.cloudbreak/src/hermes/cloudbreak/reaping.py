@@ -67,12 +67,16 @@ def reap(
     """
     clock = clock or Clock()
     found = expired(cloud.observe(owner), clock.today(), older_than)
-    keys = {each.key for each in found}
+    # Not the name alone: it may be another's by the time that it is free.
+    doomed = {each.key: (each.labels, each.created) for each in found}
+    keys = set(doomed)
     if keys and not dry_run:
         Reconciler(
             cloud,
             owner=owner,
-            is_ours=lambda each: each.key in keys,
+            is_ours=lambda each: (
+                doomed.get(each.key) == (each.labels, each.created)
+            ),
             clock=clock,
         ).take_down(keys, timeout)
     return sorted(keys, key=str)

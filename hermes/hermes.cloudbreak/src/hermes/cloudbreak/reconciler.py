@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from hermes.cloudbreak.cloud import Cloud
@@ -81,6 +82,7 @@ class Reconciler:
         self._requested: dict[Key, Request] = {}
         self._adopted: set[Key] = set()
         self._observed: list[Observed] = []
+        self._running: list[Future[None]] = []
         self._told: Mapping[Key, str] = {}
 
     @property
@@ -112,6 +114,10 @@ class Reconciler:
             StillThere: If after such an error something could not be deleted.
         """
         wanted = {spec.key: spec for spec in specs}
+        for key in wanted.keys() - self._plan.keys():
+            # What was there once, and was taken down, is nobody's loss.
+            if (request := self._requested.get(key)) and request.seen:
+                del self._requested[key]
         self._plan.update(wanted)
         try:
             self._wait_ready(wanted.keys(), timeout)
@@ -144,6 +150,8 @@ class Reconciler:
         unwanted |= {key for key in known if key.parent in unwanted}
         for key in unwanted:
             self._plan.pop(key, None)
+        # An interrupted call may still be under way, with its own time limit.
+        concurrent.futures.wait(self._running, timeout)
         deadline, pauses = self._clock.now() + timeout, Pauses()
         while True:
             trouble = self._step(_deletes)
@@ -186,17 +194,23 @@ class Reconciler:
 
     def _step(
         self, choose: Callable[[list[Action]], list[Action]]
-    ) -> list[CloudError]:
+    ) -> list[Exception]:
         """Observe, decide, act; give what went wrong."""
         try:
             self._observed = self._observe()
-        except CloudUnavailable as error:
+        except Exception as error:  # noqa: BLE001 - who calls decides
             return [error]  # and what was seen last still holds
         for each in self._observed:
             if (request := self._requested.get(each.key)) is not None:
                 self._requested[each.key] = replace(request, seen=True)
         actions = diff(self._plan, self._requested, self._observed)
-        return self._act(choose(actions))
+        return self._act(choose([self._spare(each) for each in actions]))
+
+    def _spare(self, action: Action) -> Action:
+        """Never move what is not ours."""
+        if isinstance(action, Move) and action.key in self._adopted:
+            return Fail(action.key, "out of stock; it was there before us")
+        return action
 
     def _observe(self) -> list[Observed]:
         found = [
@@ -210,17 +224,22 @@ class Reconciler:
             one for key in adopted if (one := self._cloud.find(key))
         ]
 
-    def _act(self, actions: list[Action]) -> list[CloudError]:
+    def _act(self, actions: list[Action]) -> list[Exception]:
         """Act, several at once; all are tried before anybody gives up."""
-        if not actions:
-            return []
-        with ThreadPoolExecutor(_AT_ONCE, "hermes-cloud") as pool:
-            futures = [pool.submit(self._act_on, each) for each in actions]
+        pool = ThreadPoolExecutor(_AT_ONCE, "hermes-cloud")
+        futures = [pool.submit(self._act_on, each) for each in actions]
+        try:
+            concurrent.futures.wait(futures)
+        finally:
+            # Ctrl-C: what has not begun never does, and the rest is waited for
+            # before anything is taken for gone.
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._running = [each for each in futures if not each.done()]
         errors = []
         for future in futures:
             try:
                 future.result()
-            except CloudError as error:
+            except Exception as error:  # noqa: BLE001 - who calls decides
                 errors.append(error)
         return errors
 
@@ -232,44 +251,70 @@ class Reconciler:
                 self._delete(key)
             case Move(key, spec):
                 _log.warning("%s: none left there, on to %s", key, spec)
-                self._delete(key)
                 self._requested.pop(key, None)
-                self._plan[key] = spec
+                self._delete(key)
+                self._replan(spec)
 
     def _create(self, spec: Spec) -> None:
         key = spec.key
         if self._stamp is None:
             raise InvalidSpec(f"{key}: nothing is created without a stamp")
+        before = self._requested.get(key)
         # From here on it may exist, whatever we hear of it.
         self._requested[key] = Request(self._clock.now())
         try:
             self._cloud.create(spec, self._stamp)
         except AlreadyThere:
-            self._adopt(spec)
-            return
+            self._adopt(spec, before)
         except StockOut:
-            further = spec.elsewhere()
-            if further is None:
+            self._forget(key, before)
+            if not self._move_on(spec, before):
                 raise
-            _log.warning("%s: none left there, on to %s", key, further)
-            del self._requested[key]
-            self._plan[key] = further
-            return
         except CloudUnavailable:
+            # It may take effect from now on, however long the call took.
+            self._requested[key] = Request(self._clock.now())
             raise
         except CloudError:
-            del self._requested[key]
+            self._forget(key, before)
             raise
-        self._requested[key] = replace(self._requested[key], answered=True)
+        else:
+            self._requested[key] = Request(self._clock.now(), answered=True)
+            self._adopted.discard(key)
 
-    def _adopt(self, spec: Spec) -> None:
+    def _move_on(self, spec: Spec, before: Request | None) -> bool:
+        """Want it elsewhere; tell whether there is an elsewhere."""
+        further = spec.elsewhere()
+        if further is None:
+            return False
+        if before is not None and before.may_appear(self._clock.now()):
+            raise CloudUnavailable(
+                f"{spec.key} may yet appear where none is left now"
+            )
+        _log.warning("%s: none left there, on to %s", spec.key, further)
+        self._replan(further)
+        return True
+
+    def _forget(self, key: Key, before: Request | None) -> None:
+        """Take back a request that was refused, not an earlier one."""
+        if before is None:
+            del self._requested[key]
+        else:
+            self._requested[key] = before
+
+    def _replan(self, spec: Spec) -> None:
+        if spec.key in self._plan:  # and not given up meanwhile
+            self._plan[spec.key] = spec
+
+    def _adopt(self, spec: Spec, before: Request | None) -> None:
         key = spec.key
         found = self._cloud.find(key)
-        if found is not None and self._is_ours(found):
+        if found is None:
+            raise CloudUnavailable(f"{key} is there, and cannot be found yet")
+        if self._is_ours(found):
             # An earlier request of ours, whose answer got lost.
             self._requested[key] = replace(self._requested[key], answered=True)
             return
-        del self._requested[key]
+        self._forget(key, before)
         if not spec.exists_ok:
             raise AlreadyThere(
                 f"there is a {key} already, and it is not of this run: give "

@@ -97,7 +97,9 @@ class CloudSuite:
 
 
 def _stamp(clock: Clock, owner: str = "suite") -> Stamp:
-    return Stamp(owner, "suite-run", round(clock.today()) // 10_000 * 10_000)
+    return Stamp(
+        owner, "suite-run", round(clock.today()) // 10_000 * 10_000 + 100_000
+    )
 
 
 def _of(cloud: Cloud, key: Key, owner: str | None = "suite") -> list[Observed]:
