@@ -73,13 +73,33 @@ def test_pools_go_with_their_cluster() -> None:
     assert diff(plan(CLUSTER), {}, there) == [Delete(POOL.key)]
 
 
+def test_pools_do_not_wait_for_a_cluster_that_cannot_be_deleted() -> None:
+    there = [Observed(POOL.key, READY), Observed(CLUSTER.key, READY)]
+    assert diff({}, {}, there, stuck={CLUSTER.key}) == [
+        Delete(POOL.key),
+        Delete(CLUSTER.key),
+    ]
+
+
+OUT = Observed(VM.key, BROKEN, cause=Cause.STOCK_OUT, reason="none left")
+ASKED = {VM.key: Request(0, answered=True, seen=True)}
+
+
 def test_a_stock_out_moves_on_and_all_else_fails() -> None:
-    out = Observed(VM.key, BROKEN, cause=Cause.STOCK_OUT, reason="none left")
-    assert diff(plan(VM), {}, [out]) == [Move(VM.key, VMSpec("vm", ("b",)))]
-    last = VMSpec("vm", ("b",))
-    assert diff(plan(last), {}, [out]) == [Fail(VM.key, "none left")]
+    further = VMSpec("vm", ("b",))
+    assert diff(plan(VM), ASKED, [OUT]) == [Move(VM.key, further)]
+    assert diff(plan(further), ASKED, [OUT]) == [Fail(VM.key, "none left")]
     quota = Observed(VM.key, BROKEN, cause=Cause.QUOTA)
-    assert diff(plan(VM), {}, [quota]) == [Fail(VM.key, "quota")]
+    assert diff(plan(VM), ASKED, [quota]) == [Fail(VM.key, "quota")]
+
+
+def test_what_was_moved_and_is_still_listed_is_not_moved_twice() -> None:
+    assert diff(plan(VM), {}, [OUT]) == [Delete(VM.key)]
+
+
+def test_what_was_there_before_us_is_never_moved() -> None:
+    (action,) = diff(plan(VM), {}, [OUT], adopted={VM.key})
+    assert action == Fail(VM.key, "none left; it was there before us")
 
 
 def test_all_that_is_not_ready_is_told() -> None:

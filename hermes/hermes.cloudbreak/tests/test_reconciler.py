@@ -411,14 +411,49 @@ def test_ctrl_c_among_many_calls_leaves_nothing(site: Site) -> None:
 
 def test_both_errors_are_told(site: Site) -> None:
     site.cloud.troubles["vm"] = Cause.OTHER, "broken"
-    site.cloud.faults = {
-        n: Fault(Refused("403")) for n in range(3, 5_000) if n > 12
-    }
-    with pytest.raises((ResourceFailed, Refused)) as caught:
+    delete = site.cloud.delete
+
+    def forbidding(_key):
+        raise Refused("403")
+
+    site.cloud.delete = forbidding
+    with pytest.raises(ResourceFailed, match="broken") as caught:
         site.program.bring_up([VMSpec("vm")], 600)
-    assert any("403" in note for note in caught.value.__notes__) or (
-        "403" in str(caught.value)
-    )
+    (note,) = caught.value.__notes__
+    assert "403" in note
+    site.cloud.delete = delete
+    site.program.take_down([VMSpec("vm").key], 600)
+    assert site.cloud.resources == ()
+
+
+def test_a_cluster_that_cannot_be_deleted_keeps_no_pool(site: Site) -> None:
+    site.program.bring_up(SPECS, HOUR)
+    delete = site.cloud.delete
+
+    def protecting(key):
+        if key.kind is Kind.CLUSTER:
+            raise Refused("deletion protection is on")
+        delete(key)
+
+    site.cloud.delete = protecting
+    with pytest.raises(StillThere, match="deletion protection"):
+        site.program.take_down(KEYS, HOUR)
+    assert site.cloud.resources == (KEYS[0],)
+
+
+def test_a_list_that_lags_skips_no_zone(site: Site) -> None:
+    site.cloud.troubles["vm", "a"] = Cause.STOCK_OUT, "none left"
+    observe, old = site.cloud.observe, []
+
+    def lagging(owner=None):
+        old.append(observe(owner))
+        return old[max(0, len(old) - 4)]
+
+    site.cloud.observe = lagging
+    site.program.bring_up([VMSpec("vm", ("a", "b"))], HOUR)
+    site.cloud.observe = observe
+    site.program.take_down([VMSpec("vm").key], HOUR)
+    assert site.cloud.resources == ()
 
 
 def test_two_programs_do_not_touch_each_other(site: Site) -> None:

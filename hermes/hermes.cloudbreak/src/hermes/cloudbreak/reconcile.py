@@ -8,7 +8,7 @@ sent until the cloud has long been silent about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hermes.cloudbreak.specs import Cause, Key, Observed, Spec, State
@@ -85,6 +85,9 @@ def diff(
     plan: Mapping[Key, Spec],
     requested: Mapping[Key, Request],
     observed: Iterable[Observed],
+    *,
+    adopted: Collection[Key] = (),
+    stuck: Collection[Key] = (),
 ) -> list[Action]:
     """Decide what to do next.
 
@@ -92,6 +95,8 @@ def diff(
         plan: What is wanted.
         requested: What was asked for by us.
         observed: What is there of ours.
+        adopted: What of it was there before us.
+        stuck: What the cloud refuses to delete.
 
     Returns:
         What to do, in order. That there is nothing to do does not mean that
@@ -100,9 +105,10 @@ def diff(
     there = {each.key: each for each in observed}
     actions: list[Action] = []
     for key in there:
-        actions += _away(key, plan, there)
+        actions += _away(key, plan, there, stuck)
     for spec in plan.values():
-        actions += _toward(spec, requested.get(spec.key), there)
+        is_ours = spec.key not in adopted
+        actions += _toward(spec, requested.get(spec.key), there, is_ours)
     return actions
 
 
@@ -142,18 +148,25 @@ def leftovers(
 
 
 def _away(
-    key: Key, plan: Mapping[Key, Spec], there: Mapping[Key, Observed]
+    key: Key,
+    plan: Mapping[Key, Spec],
+    there: Mapping[Key, Observed],
+    stuck: Collection[Key],
 ) -> Iterator[Action]:
     if key in plan or there[key].state is State.DELETING:
         return
-    # It goes with what it is a part of.
-    if key.parent in there and key.parent not in plan:
+    # It goes with what it is a part of, where that goes.
+    parent = key.parent
+    if parent in there and parent not in plan and parent not in stuck:
         return
     yield Delete(key)
 
 
 def _toward(
-    spec: Spec, request: Request | None, there: Mapping[Key, Observed]
+    spec: Spec,
+    request: Request | None,
+    there: Mapping[Key, Observed],
+    is_ours: bool,
 ) -> Iterator[Action]:
     key = spec.key
     found = there.get(key)
@@ -164,11 +177,20 @@ def _toward(
         elif _has_parent(key, there) and not (request and request.answered):
             yield Create(spec)
     elif found.state is State.BROKEN:
-        further = spec.elsewhere()
-        if found.cause is Cause.STOCK_OUT and further is not None:
-            yield Move(key, further)
-        else:
-            yield Fail(key, found.reason or found.cause.value)
+        yield _give_up(spec, request, found, is_ours)
+
+
+def _give_up(
+    spec: Spec, request: Request | None, found: Observed, is_ours: bool
+) -> Action:
+    reason = found.reason or found.cause.value
+    if not is_ours:
+        return Fail(spec.key, f"{reason}; it was there before us")
+    if found.cause is Cause.STOCK_OUT and request is None:
+        return Delete(spec.key)  # still listed, where it was moved from
+    if found.cause is Cause.STOCK_OUT and (further := spec.elsewhere()):
+        return Move(spec.key, further)
+    return Fail(spec.key, reason)
 
 
 def _has_parent(key: Key, there: Mapping[Key, Observed]) -> bool:

@@ -15,6 +15,7 @@ from hermes.cloudbreak.errors import (
     CloudUnavailable,
     InvalidSpec,
     NotThere,
+    Refused,
     ResourceFailed,
     StillThere,
     StockOut,
@@ -81,6 +82,7 @@ class Reconciler:
         self._plan: dict[Key, Spec] = {}
         self._requested: dict[Key, Request] = {}
         self._adopted: set[Key] = set()
+        self._stuck: set[Key] = set()
         self._observed: list[Observed] = []
         self._running: list[Future[None]] = []
         self._told: Mapping[Key, str] = {}
@@ -203,14 +205,14 @@ class Reconciler:
         for each in self._observed:
             if (request := self._requested.get(each.key)) is not None:
                 self._requested[each.key] = replace(request, seen=True)
-        actions = diff(self._plan, self._requested, self._observed)
-        return self._act(choose([self._spare(each) for each in actions]))
-
-    def _spare(self, action: Action) -> Action:
-        """Never move what is not ours."""
-        if isinstance(action, Move) and action.key in self._adopted:
-            return Fail(action.key, "out of stock; it was there before us")
-        return action
+        actions = diff(
+            self._plan,
+            self._requested,
+            self._observed,
+            adopted=self._adopted,
+            stuck=self._stuck,
+        )
+        return self._act(choose(actions))
 
     def _observe(self) -> list[Observed]:
         found = [
@@ -234,7 +236,9 @@ class Reconciler:
             # Ctrl-C: what has not begun never does, and the rest is waited for
             # before anything is taken for gone.
             pool.shutdown(wait=False, cancel_futures=True)
-            self._running = [each for each in futures if not each.done()]
+            self._running = [
+                each for each in (*self._running, *futures) if not each.done()
+            ]
         errors = []
         for future in futures:
             try:
@@ -251,9 +255,10 @@ class Reconciler:
                 self._delete(key)
             case Move(key, spec):
                 _log.warning("%s: none left there, on to %s", key, spec)
+                # First: whatever becomes of the call, this zone is done with.
                 self._requested.pop(key, None)
-                self._delete(key)
                 self._replan(spec)
+                self._delete(key)
 
     def _create(self, spec: Spec) -> None:
         key = spec.key
@@ -327,6 +332,10 @@ class Reconciler:
             self._cloud.delete(key)
         except NotThere:
             _log.debug("%s was gone already", key)
+        except Refused:
+            self._stuck.add(key)
+            raise
+        self._stuck.discard(key)
 
     def _has_stamp(self, observed: Observed) -> bool:
         found, stamp = Stamp.read(observed.labels), self._stamp

@@ -98,15 +98,11 @@ class _Placed:
         name: Lower-case letters, digits and hyphens, at most 40.
         zones: Where it may be, the best first.
         exists_ok: Whether one that is there already will do.
-        options: What the cloud at hand understands besides.
     """
 
     name: str
     zones: tuple[str, ...] = ()
     exists_ok: bool = False
-    options: Mapping[str, object] = field(
-        default_factory=dict, hash=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(str(self.name)):

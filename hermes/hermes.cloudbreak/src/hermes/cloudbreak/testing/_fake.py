@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -54,8 +55,11 @@ class _Resource:
     labels: Mapping[str, str]
     created: float
     ready_at: float
-    gone_at: float = float("inf")
+    gone_at: float = math.inf
     trouble: tuple[Cause, str] | None = None
+
+    def is_running(self, today: float) -> bool:
+        return self.ready_at <= today and self.gone_at == math.inf
 
 
 class FakeCloud:
@@ -151,7 +155,7 @@ class FakeCloud:
             raise AlreadyThere(f"{key} already exists")
         if key.parent is not None:
             parent = self._resources.get(key.parent)
-            if parent is None or today < parent.ready_at:
+            if parent is None or not parent.is_running(today):
                 raise Refused(f"{key.parent} is not running")
         zone = next(iter(getattr(spec, "zones", ())), "")
         trouble = self.troubles.get(key.name) or self.troubles.get(
@@ -208,7 +212,7 @@ class FakeCloud:
         found = Observed(
             key, State.CREATING, dict(each.labels), created=each.created
         )
-        if each.gone_at < float("inf"):
+        if each.gone_at < math.inf:
             return replace(found, state=State.DELETING)
         if today < each.ready_at:
             return found
