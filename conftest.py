@@ -43,9 +43,16 @@ def triton_image() -> Path:
     return _cache() / "triton-image"
 
 
+@pytest.fixture(scope="session")
+def kubernetes_build() -> Path:
+    """A folder with the programs of a Kubernetes control plane."""
+    return _cache() / "kubernetes"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs Triton where it cannot run; CI runs everything."""
     _skip_apptainer(items)
+    _skip_kubernetes(items)
     waiting = [
         item
         for item in items
@@ -83,6 +90,15 @@ def _skip_apptainer(items: list[pytest.Item]) -> None:
     if failed:
         reason = f"no Apptainer: {failed.splitlines()[-1]}"
         for item in waiting:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _skip_kubernetes(items: list[pytest.Item]) -> None:
+    if "CI" in os.environ or (_cache() / "kubernetes" / ".complete").exists():
+        return
+    reason = "no Kubernetes: it is not built; scripts/test does that"
+    for item in items:
+        if item.get_closest_marker("kubernetes"):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

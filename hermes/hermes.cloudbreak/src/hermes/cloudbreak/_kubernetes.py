@@ -1,0 +1,408 @@
+"""The wire to a Kubernetes cluster: the only importer of its client.
+
+Objects are plain dictionaries, as they stand in YAML. The client's own models
+check them (`check_manifest`), and are used for nothing else: they know the
+fields of one version of Kubernetes, and clusters have others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import urlencode, urlsplit
+
+from hermes.cloudbreak.errors import (
+    AlreadyThere,
+    CloudError,
+    CloudUnavailable,
+    InvalidSpec,
+    NotThere,
+    QuotaExceeded,
+    Refused,
+)
+
+try:
+    import pydantic
+    import urllib3
+    import websocket
+    from kubernetes import client as kubernetes_client
+    from kubernetes import config as kubernetes_config
+    from kubernetes.client import models
+except ImportError as error:
+    raise ImportError(
+        "Kubernetes clusters need the extra `kubernetes` of "
+        f"hermes-cloudbreak, its official client ({error})",
+        name=error.name,
+    ) from error
+
+__all__ = (
+    "Answer",
+    "Connection",
+    "Manifest",
+    "WebSocket",
+    "check_manifest",
+)
+
+Manifest = dict[str, Any]
+
+# Seconds to connect, and between two pieces of an answer.
+_CONNECT, _READ = 10.0, 30.0
+# What a proxy cannot reach, whatever the environment says.
+_LOOPBACK = "localhost,127.0.0.0/8,::1"
+
+
+class WebSocket(Protocol):
+    """A connection of messages, as far as port forwarding needs it."""
+
+    @property
+    def sock(self) -> Any:
+        """The socket below; None after it was closed."""
+
+    def recv_data(self) -> tuple[int, bytes]:
+        """Receive the kind of a message, and the message."""
+
+    def send_binary(self, payload: bytes) -> int:
+        """Send a message."""
+
+    def ping(self) -> None:
+        """Show that we are still there."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a cluster answers."""
+
+    status: int
+    body: bytes
+
+    def json(self) -> Manifest:
+        """Give it as an object; empty if it is none."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            found = None
+        return found if isinstance(found, dict) else {}
+
+
+class Connection:
+    """Requests to one cluster; threads may share it.
+
+    Every request has a time limit, and may raise `CloudUnavailable` (no
+    answer, 429, 5xx, a conflict), `Refused` (401, 403, 422 and the like),
+    `NotThere`, `AlreadyThere` and `QuotaExceeded`.
+
+    Args:
+        configure: Makes a configuration of the official client. It is called
+            again when the cluster has answered 401, and has to come with a
+            new token then.
+    """
+
+    def __init__(
+        self, configure: Callable[[], kubernetes_client.Configuration]
+    ) -> None:
+        self._configure = configure
+        self._lock = threading.Lock()
+        self._client = self._connect()
+
+    @classmethod
+    def to_server(
+        cls, server: str, ca: str, token: Callable[[], str]
+    ) -> Connection:
+        """Reach a cluster by its address; see `Access.to_server`."""
+        file = _MemoryFile(ca.encode())
+
+        def configure() -> kubernetes_client.Configuration:
+            found = kubernetes_client.Configuration(host=server)
+            found.ssl_ca_cert = file.path
+            found.api_key = {"BearerToken": f"Bearer {token()}"}
+            return found
+
+        return cls(configure)
+
+    @classmethod
+    def from_kubeconfig(
+        cls, path: str, context: str | None
+    ) -> tuple[Connection, str]:
+        """Reach a cluster by a file; give the context's namespace, too."""
+        held: list[_MemoryFile] = []
+        namespace = _find_namespace(path, context)
+        return cls(lambda: _load(path, context, held)), namespace
+
+    @property
+    def server(self) -> str:
+        """The cluster's address."""
+        return str(self._client.configuration.host)
+
+    def close(self) -> None:
+        """Close what is open to it."""
+        self._client.close()  # type: ignore[no-untyped-call]
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content: str = "application/json",
+    ) -> Answer:
+        """Send a request, and give the answer if it is not an error."""
+        response = self._respond(method, path, query, body, content, _READ)
+        with _translated(f"{method} {path}"):
+            return Answer(response.status, response.data)
+
+    def stream(
+        self, path: str, query: Mapping[str, str], seconds: float
+    ) -> Iterator[bytes]:
+        """Give the lines of an answer that goes on for some seconds."""
+        response = self._respond("GET", path, query, None, "", seconds + _READ)
+        rest = b""
+        with contextlib.closing(response), _translated(f"GET {path}"):
+            for piece in response.stream(None):
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from lines
+
+    def upgrade(self, path: str) -> WebSocket:
+        """Turn a request into a connection of messages."""
+        used = self._client
+        try:
+            return self._open(used, path)
+        except Refused:
+            # 401 among others, which the second attempt tells apart.
+            return self._open(self._renew(used), path)
+
+    def _respond(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Manifest | None,
+        content: str,
+        patience: float,
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a request, once more with a new token where that is refused."""
+        asked = {name: value for name, value in (query or {}).items() if value}
+        url = path + (f"?{urlencode(asked)}" if asked else "")
+        headers = {"Content-Type": content} if body is not None else {}
+        used, what = self._client, f"{method} {path}"
+        response = _send(used, method, url, headers, body, patience)
+        if response.status == 401:
+            response.close()
+            used = self._renew(used)
+            response = _send(used, method, url, headers, body, patience)
+        if 200 <= response.status < 300:
+            return response
+        with _translated(what):
+            answer = Answer(response.status, response.data)
+        raise _error(answer, f"{what} on {self.server}")
+
+    def _renew(
+        self, used: kubernetes_client.ApiClient
+    ) -> kubernetes_client.ApiClient:
+        with self._lock:
+            if self._client is used:  # and nobody else was faster
+                self._client = self._connect()
+            return self._client
+
+    def _connect(self) -> kubernetes_client.ApiClient:
+        found = self._configure()
+        found.retries = urllib3.Retry(0, redirect=0)
+        found.connection_pool_maxsize = 32
+        found.no_proxy = ",".join(filter(None, [found.no_proxy, _LOOPBACK]))
+        return kubernetes_client.ApiClient(found)
+
+    def _open(
+        self, client: kubernetes_client.ApiClient, path: str
+    ) -> WebSocket:
+        found = client.configuration
+        _, url, headers, *_ = client.param_serialize(
+            "GET", path, auth_settings=["BearerToken"]
+        )
+        token = (headers or {}).get("authorization")
+        proxy = urlsplit(found.proxy or "")
+        try:
+            opened = websocket.create_connection(
+                "ws" + url.removeprefix("http"),
+                timeout=_READ,
+                header=[f"authorization: {token}"] if token else [],
+                subprotocols=["v4.channel.k8s.io"],
+                suppress_origin=True,
+                sslopt=_tls(found),
+                http_no_proxy=(found.no_proxy or "").split(","),
+                http_proxy_host=proxy.hostname,
+                http_proxy_port=proxy.port,
+            )
+        except websocket.WebSocketBadStatusException as error:
+            answer = Answer(error.status_code, error.resp_body or b"")
+            raise _error(answer, f"GET {path}") from None
+        except (OSError, websocket.WebSocketException) as error:
+            raise CloudUnavailable(f"GET {path}: {error}") from error
+        return cast("WebSocket", opened)
+
+
+def check_manifest(manifest: Manifest) -> list[str]:
+    """Tell what is wrong with an object, by the client's own models.
+
+    Returns:
+        What is wrong, field by field; nothing for kinds that the client has
+        no model of, because clusters may have more kinds.
+    """
+    group, _, version = str(manifest.get("apiVersion")).rpartition("/")
+    name = f"{version.capitalize()}{manifest.get('kind')}"
+    model = getattr(models, name, None)
+    if model is None or group not in {"", "apps", "batch", "policy"}:
+        return []
+    try:
+        model.model_validate(manifest)
+    except pydantic.ValidationError as error:
+        return [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg'].lower()}"
+            for each in error.errors()
+        ]
+    return []
+
+
+class _MemoryFile:
+    """Content that has a path, and is nowhere on a disk.
+
+    OpenSSL wants certificates and keys as files, and files stay where a
+    program is killed.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._file = os.fdopen(os.memfd_create("hermes"), "wb")
+        self._file.write(content)
+        self._file.flush()
+        self.path = f"/proc/self/fd/{self._file.fileno()}"
+
+
+def _find_namespace(path: str, context: str | None) -> str:
+    try:
+        listed = kubernetes_config.list_kube_config_contexts(path)  # type: ignore[no-untyped-call]
+        all_, current = listed
+    except (kubernetes_config.ConfigException, OSError) as error:
+        raise InvalidSpec(
+            f"kubeconfig={path!r}: {error}. Give the path of a file that "
+            "`kubectl` can use, or set KUBECONFIG"
+        ) from error
+    named = {each["name"]: each for each in all_}
+    wanted = context or current["name"]
+    if wanted not in named:
+        raise InvalidSpec(
+            f"context={context!r} is not in {path}; it has {sorted(named)}"
+        )
+    return str(named[wanted]["context"].get("namespace", "default"))
+
+
+def _load(
+    path: str, context: str | None, held: list[_MemoryFile]
+) -> kubernetes_client.Configuration:
+    """Read a file; what the loader writes to a disk does not stay there."""
+    found = kubernetes_client.Configuration()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
+                path, context, found, False, folder
+            )
+        except kubernetes_config.ConfigException as error:
+            raise InvalidSpec(f"kubeconfig={path!r}: {error}") from error
+        for name in ("ssl_ca_cert", "cert_file", "key_file"):
+            written = getattr(found, name)
+            if written and written.startswith(folder):
+                held.append(_MemoryFile(Path(written).read_bytes()))
+                setattr(found, name, held[-1].path)
+    # Its own refreshing would read the files again: we load all of it again.
+    found.refresh_api_key_hook = None
+    return found
+
+
+def _send(
+    client: kubernetes_client.ApiClient,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: Manifest | None,
+    patience: float,
+) -> urllib3.BaseHTTPResponse:
+    _, full, all_headers, *_ = client.param_serialize(
+        method,
+        url,
+        header_params=dict(headers),
+        auth_settings=["BearerToken"],
+    )
+    with _translated(f"{method} {url.partition('?')[0]}"):
+        answer = client.call_api(
+            method, full, all_headers, body, None, (_CONNECT, patience)
+        )
+    return cast("urllib3.BaseHTTPResponse", answer.response)
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        kubernetes_client.ApiException,
+        urllib3.exceptions.HTTPError,
+        OSError,
+    ) as error:
+        reason = getattr(error, "reason", None) or error
+        kind = (
+            Refused
+            if "CERTIFICATE_VERIFY_FAILED" in str(reason)
+            else CloudUnavailable
+        )
+        raise kind(f"{what}: {reason}") from error
+
+
+def _tls(found: kubernetes_client.Configuration) -> dict[str, Any]:
+    names = {
+        "ca_certs": found.ssl_ca_cert,
+        "certfile": found.cert_file,
+        "keyfile": found.key_file,
+        "server_hostname": found.tls_server_name,
+        "cert_reqs": None if found.verify_ssl else 0,
+    }
+    return {name: value for name, value in names.items() if value is not None}
+
+
+def _error(answer: Answer, what: str) -> CloudError:
+    """Translate what a cluster refuses to do."""
+    told = answer.json()
+    message = told.get("message") or answer.body.decode(errors="replace")[:300]
+    causes = [
+        f"{each.get('field')}: {each.get('message')}"
+        for each in (told.get("details") or {}).get("causes") or []
+        if each.get("field") and each.get("field") not in message
+    ]
+    text = "; ".join([f"{what}: {answer.status} {message}".strip(), *causes])
+    return _kind(answer.status, told.get("reason"), message)(text)
+
+
+def _kind(status: int, reason: object, message: str) -> type[CloudError]:
+    if status == 409:
+        if reason == "AlreadyExists":
+            return AlreadyThere
+        return (
+            NotThere
+            if "UID in precondition" in message
+            else (
+                CloudUnavailable  # somebody else has changed it meanwhile
+            )
+        )
+    if status == 403 and "exceeded quota" in message:
+        return QuotaExceeded
+    if status == 404:
+        return NotThere
+    if status == 429 or status >= 500:
+        return CloudUnavailable
+    return Refused
