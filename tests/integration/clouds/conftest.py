@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 import uuid
@@ -100,7 +102,7 @@ class ControlPlane:
     def remove_node(self, name: str) -> None:
         """Have a node be gone, as after a preemption."""
         pid = self.kubeconfig.parent / f"node-{name}.pid"
-        subprocess.run(["kill", "-9", pid.read_text().strip()], check=False)
+        os.kill(int(pid.read_text()), signal.SIGKILL)
         self.access.delete(NODE, name)
 
     def _find(self, name: str) -> dict | None:
@@ -151,7 +153,6 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("HOME", "CLOUDSDK_CONFIG"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
-    yield
 
 
 @pytest.fixture
