@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ import pytest
 from hermes.cloudbreak._access import NODE, Access, Type
 from hermes.cloudbreak.errors import NotThere
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "testing" / "kubernetes.sh"
+TESTING = Path(__file__).parents[3] / "scripts" / "testing"
+SCRIPT, KUBELET = TESTING / "kubernetes.sh", TESTING / "_kubelet.py"
 NAMESPACE = Type("v1", "Namespace")
 
 
@@ -33,6 +35,7 @@ class ControlPlane:
     """
 
     def __init__(self, build: Path, folder: Path) -> None:
+        self._kubelets: dict[str, subprocess.Popen[str]] = {}
         self._errors = (folder / "serve.log").open("w+")
         self._process = subprocess.Popen(
             [SCRIPT, "serve", build, folder / "state"],
@@ -56,6 +59,8 @@ class ControlPlane:
 
     def close(self) -> None:
         """End it, and all its nodes."""
+        for name in list(self._kubelets):
+            self.remove_kubelet(name)
         self.access.close()
         self._process.stdin.close()
         self._process.wait(20)
@@ -93,6 +98,38 @@ class ControlPlane:
             self.set_gpus(name, gpus)
         if wait:
             wait_until(lambda: self._is_ready(name, gpus), f"node {name}")
+
+    def add_kubelet(
+        self,
+        name: str,
+        *,
+        gpus: int = 2,
+        serve: bool = False,
+        labels: str = "",
+    ) -> None:
+        """Add a node whose pods become ready, or are real Tritons.
+
+        See scripts/testing/_kubelet.py: hollow nodes run no probes, so that
+        nothing that has a probe becomes ready on them.
+        """
+        command = [sys.executable, str(KUBELET), str(self.kubeconfig), name]
+        command += [f"--gpus={gpus}", f"--labels={labels}"]
+        kubelet = subprocess.Popen(
+            [*command, *(["--serve"] if serve else [])],
+            stdin=subprocess.PIPE,  # it ends when this does
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._kubelets[name] = kubelet
+        assert kubelet.stdout.readline().strip() == name
+
+    def remove_kubelet(self, name: str) -> None:
+        """Have such a node leave, with its pods."""
+        kubelet = self._kubelets.pop(name)
+        kubelet.stdin.close()
+        kubelet.wait(60)
+        kubelet.stdout.close()
 
     def set_gpus(self, name: str, gpus: int) -> None:
         """Have a node say that it has GPUs."""
@@ -133,15 +170,13 @@ def wait_until(
 def control_plane(
     kubernetes_build: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ControlPlane]:
-    """A control plane with two hollow nodes of two GPUs each."""
+    """A control plane with two nodes of two GPUs, for pods that do nothing."""
     plane = ControlPlane(
         kubernetes_build, tmp_path_factory.mktemp("kubernetes")
     )
     try:
         for name in ("gpu-0", "gpu-1"):
-            plane.add_node(name, gpus=2, wait=False)
-        for name in ("gpu-0", "gpu-1"):
-            wait_until(lambda n=name: plane._is_ready(n, 2), f"node {name}")
+            plane.add_kubelet(name)
         yield plane
     finally:
         plane.close()

@@ -25,6 +25,9 @@ __all__ = (
     "Type",
 )
 
+# Instead of a namespace, for lists: all of them.
+EVERYWHERE = "*"
+
 _MANAGER = "hermes"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -319,7 +322,7 @@ class Access:
             )
         plural, is_namespaced = found
         parts = [_root(type_.api_version)]
-        if is_namespaced:
+        if is_namespaced and namespace != EVERYWHERE:
             parts += ["namespaces", quote(namespace or self.namespace, "")]
         parts += [plural, *([quote(name, "")] if name else [])]
         return "/".join(parts)

@@ -34,6 +34,8 @@ class Cloud(Protocol):
     def create(self, spec: Spec, stamp: Stamp) -> None:
         """Ask for a resource that carries a stamp.
 
+        What is there in part, with the same stamp, is completed.
+
         Raises:
             AlreadyThere: If there is one of that name.
             QuotaExceeded: If the project may not have it.

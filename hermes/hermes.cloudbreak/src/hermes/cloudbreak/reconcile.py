@@ -176,6 +176,8 @@ def _toward(
         # Without an answer it is asked for again: a name is given once only.
         elif _has_parent(key, there) and not (request and request.answered):
             yield Create(spec)
+    elif found.state is State.PARTIAL and is_ours:
+        yield Create(spec)
     elif found.state is State.BROKEN:
         yield _give_up(spec, request, found, is_ours)
 

@@ -30,14 +30,20 @@ class Kind(Enum):
     """Kinds of resources."""
 
     CLUSTER = "cluster"
+    DEPLOYMENT = "deployment"
     NODE_POOL = "node pool"
     VM = "VM"
 
 
 class State(Enum):
-    """What becomes of a resource."""
+    """What becomes of a resource.
+
+    Of one that is there in part, some of what it is made of was never asked
+    for: it is asked for again.
+    """
 
     CREATING = "being created"
+    PARTIAL = "there in part"
     READY = "ready"
     BROKEN = "broken"
     DELETING = "being deleted"

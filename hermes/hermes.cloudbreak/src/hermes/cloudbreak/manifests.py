@@ -1,0 +1,289 @@
+"""What a deployment is to Kubernetes: pure functions to plain manifests.
+
+One Service comes first, carries the `Stamp` and owns everything else, so that
+one deletion removes all of it, and that what arrives late, after its owner is
+gone, is removed by Kubernetes itself. The StatefulSet comes last: where it is
+there, everything is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from hermes.cloudbreak.deployment import SecretValue, TritonSpec
+from hermes.cloudbreak.labels import Stamp
+
+__all__ = ("head", "parts", "replica_name", "selector")
+
+Manifest = dict[str, Any]
+
+PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
+CONTAINER = "triton"
+INSTANCE = "app.kubernetes.io/instance"
+# Marks the Service that owns the rest.
+PART, HEAD = "hermes-part", "deployment"
+# Whether clients that do not care which server they get may get this one.
+SERVING = "hermes-serving"
+# The settings of a deployment, on its head.
+SETTINGS = "hermes/settings"
+
+# A client may look after its connection more often than gRPC's default of
+# once per five minutes, without being disconnected for it.
+_KEEPALIVE = (
+    "--grpc-http2-min-recv-ping-interval-without-data=1000",
+    "--grpc-http2-max-ping-strikes=0",
+    "--grpc-http2-max-pings-without-data=0",
+    "--grpc-keepalive-permit-without-calls=1",
+)
+_GPU = "nvidia.com/gpu"
+_GPU_TYPE = "cloud.google.com/gke-accelerator"
+# Seconds that balancers get to notice that a server has to go.
+_NOTICE = 5
+_PROBE_PERIOD = 5
+
+
+def replica_name(name: str, index: int) -> str:
+    """Name the pod of a replica, and what leads to it alone."""
+    return f"{name}-{index}"
+
+
+def selector(name: str) -> dict[str, str]:
+    """Tell by which labels the pods of a deployment are found."""
+    return {"app.kubernetes.io/name": "triton", INSTANCE: name}
+
+
+def settings(spec: TritonSpec) -> str:
+    """Write down what was asked for; nothing of it is secret by itself."""
+    wanted = asdict(spec)
+    del wanted["exists_ok"]
+    return json.dumps(wanted, sort_keys=True)
+
+
+def head(spec: TritonSpec, stamp: Stamp) -> Manifest:
+    """Make the Service that comes first: it gives each replica a name."""
+    meta = _meta(spec.name, spec, stamp)
+    meta["labels"][PART] = HEAD
+    meta["annotations"] = {SETTINGS: settings(spec)}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta,
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": selector(spec.name),
+            "ports": _ports(),
+        },
+    }
+
+
+def parts(
+    spec: TritonSpec,
+    stamp: Stamp,
+    uid: str,
+    budget_version: str = "policy/v1",
+) -> list[Manifest]:
+    """Make all that the first Service owns, in order.
+
+    Args:
+        spec: What is wanted.
+        stamp: Whose it is.
+        uid: The identity of the first Service.
+        budget_version: What the cluster calls disruption budgets.
+    """
+    made = [
+        *_services(spec, stamp),
+        _budget(spec, stamp, budget_version),
+        _stateful_set(spec, stamp),
+    ]
+    owner = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "name": spec.name,
+        "uid": uid,
+        "blockOwnerDeletion": True,
+    }
+    for each in made:
+        each["metadata"]["ownerReferences"] = [owner]
+    return made
+
+
+def _services(spec: TritonSpec, stamp: Stamp) -> Iterator[Manifest]:
+    if spec.service == "port-forward":
+        return
+    everyone = {**selector(spec.name), SERVING: "yes"}
+    yield _service(f"{spec.name}-all", everyone, spec, stamp)
+    if spec.service == "load-balancer":
+        for index in range(spec.replicas):
+            name = replica_name(spec.name, index)
+            only = {"statefulset.kubernetes.io/pod-name": name}
+            yield _service(name, only, spec, stamp)
+
+
+def _service(
+    name: str, pods: Mapping[str, str], spec: TritonSpec, stamp: Stamp
+) -> Manifest:
+    meta = _meta(name, spec, stamp)
+    body: Manifest = {"selector": dict(pods), "ports": _ports()}
+    if spec.service == "load-balancer":
+        body["type"] = "LoadBalancer"
+        if spec.source_ranges:
+            body["loadBalancerSourceRanges"] = list(spec.source_ranges)
+        meta["annotations"] = dict(spec.service_annotations)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": meta,
+        "spec": body,
+    }
+
+
+def _budget(spec: TritonSpec, stamp: Stamp, api_version: str) -> Manifest:
+    return {
+        "apiVersion": api_version,
+        "kind": "PodDisruptionBudget",
+        "metadata": _meta(spec.name, spec, stamp),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": selector(spec.name)},
+        },
+    }
+
+
+def _stateful_set(spec: TritonSpec, stamp: Stamp) -> Manifest:
+    labels = _meta(spec.name, spec, stamp)["labels"] | {SERVING: "yes"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": _meta(spec.name, spec, stamp),
+        "spec": {
+            "serviceName": spec.name,
+            "replicas": spec.replicas,
+            # They do not know of each other, so none waits for another.
+            "podManagementPolicy": "Parallel",
+            # A change of settings restarts no server with sequences on it.
+            "updateStrategy": {"type": "OnDelete"},
+            "selector": {"matchLabels": selector(spec.name)},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": _pod(spec),
+            },
+        },
+    }
+
+
+def _pod(spec: TritonSpec) -> Manifest:
+    wanted = dict(spec.node_selector)
+    if spec.gpu_type:
+        wanted[_GPU_TYPE] = spec.gpu_type
+    tolerated = [_toleration(each) for each in spec.tolerations]
+    if spec.gpus:
+        tolerated.append(_toleration(f"{_GPU}:NoSchedule"))
+    pod: Manifest = {
+        "terminationGracePeriodSeconds": _NOTICE + spec.drain_seconds + 10,
+        # Triton does not talk to Kubernetes.
+        "automountServiceAccountToken": False,
+        "containers": [_container(spec)],
+        "volumes": [
+            {
+                "name": "shm",
+                "emptyDir": {"medium": "Memory", "sizeLimit": spec.shm_size},
+            }
+        ],
+    }
+    optional = {
+        "nodeSelector": wanted,
+        "tolerations": tolerated,
+        "serviceAccountName": spec.service_account,
+    }
+    return pod | {name: value for name, value in optional.items() if value}
+
+
+def _container(spec: TritonSpec) -> Manifest:
+    return {
+        "name": CONTAINER,
+        "image": spec.image,
+        "command": ["tritonserver"],
+        "args": _arguments(spec),
+        "env": [_variable(*each) for each in spec.env.items()],
+        "ports": [
+            {"name": name, "containerPort": port}
+            for name, port in PORTS.items()
+        ],
+        "resources": _resources(spec),
+        "securityContext": {"allowPrivilegeEscalation": False},
+        "startupProbe": _probe("ready", -(-spec.startup_seconds // 5)),
+        "readinessProbe": _probe("ready", 2),
+        "livenessProbe": _probe("live", 6),
+        "lifecycle": {
+            "preStop": {"exec": {"command": ["/bin/sleep", str(_NOTICE)]}}
+        },
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
+    }
+
+
+def _arguments(spec: TritonSpec) -> list[str]:
+    given = [
+        f"--model-repository={spec.repository}",
+        f"--model-control-mode={spec.model_control}",
+        *(f"--load-model={model}" for model in spec.models),
+        *_KEEPALIVE,
+    ]
+    if not any(a.startswith("--exit-timeout-secs") for a in spec.server_args):
+        given.append(f"--exit-timeout-secs={spec.drain_seconds}")
+    return [*given, *spec.server_args]
+
+
+def _variable(name: str, value: str | SecretValue) -> Manifest:
+    if isinstance(value, str):
+        return {"name": name, "value": value}
+    wanted = {"name": value.secret, "key": value.key}
+    return {"name": name, "valueFrom": {"secretKeyRef": wanted}}
+
+
+def _resources(spec: TritonSpec) -> Manifest:
+    requests = {"cpu": spec.cpu, "memory": spec.memory}
+    limits = {"memory": spec.memory, _GPU: str(spec.gpus or "")}
+    found = {"requests": requests, "limits": limits}
+    return {
+        name: {what: amount for what, amount in each.items() if amount}
+        for name, each in found.items()
+        if any(each.values())
+    }
+
+
+def _probe(what: str, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": f"/v2/health/{what}", "port": "http"},
+        "periodSeconds": _PROBE_PERIOD,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _toleration(text: str) -> Manifest:
+    pair, _, effect = text.partition(":")
+    key, has_value, value = pair.partition("=")
+    found = {"key": key, "operator": "Equal" if has_value else "Exists"}
+    if has_value:
+        found["value"] = value
+    return found | ({"effect": effect} if effect else {})
+
+
+def _ports() -> list[Manifest]:
+    return [
+        {"name": name, "port": port, "targetPort": name}
+        for name, port in PORTS.items()
+    ]
+
+
+def _meta(name: str, spec: TritonSpec, stamp: Stamp) -> Manifest:
+    labels = {
+        **selector(spec.name),
+        "app.kubernetes.io/managed-by": "hermes",
+        **stamp.labels,
+    }
+    return {"name": name, "labels": labels}
