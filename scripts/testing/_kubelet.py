@@ -327,7 +327,11 @@ class Handler(BaseHTTPRequestHandler):
         try:
             backend = socket.create_connection((pod.address, port), 5)
         except OSError as error:
-            self.send_error(500, str(error))
+            body = f"error forwarding port {port} to pod: {error}".encode()
+            self.send_response(500)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
             return
         key = self.headers["Sec-WebSocket-Key"]
         magic = f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

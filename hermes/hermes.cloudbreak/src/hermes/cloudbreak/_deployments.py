@@ -241,6 +241,8 @@ def _find_troubles(seen: Seen) -> list[_pods.Trouble]:
         found.append(
             _pods.refused(seen.events, name) or _pods.Trouble(missing)
         )
+    if len(seen.pods) > wanted:
+        found.append(_pods.Trouble(f"{len(seen.pods) - wanted} pods to go"))
     found += [
         _pods.Trouble(f"{each['metadata']['name']} has no address yet")
         for each in seen.services

@@ -9,6 +9,7 @@
     │   ├── Refused            (ValueError)
     │   └── StockOut           (RuntimeError)
     ├── InvalidSpec            (ValueError)
+    ├── ReplicasFailed         (RuntimeError)
     ├── ResourceFailed         (RuntimeError)
     ├── StillThere             (TimeoutError)
     └── WaitTimeout            (TimeoutError)
@@ -17,6 +18,8 @@ A `CloudError` is what a cloud answers; an implementation of `Cloud` translates
 its own errors into these. A message says what was given, what was expected
 and what to do about it.
 """
+
+from collections.abc import Mapping
 
 __all__ = (
     "AlreadyThere",
@@ -27,6 +30,7 @@ __all__ = (
     "NotThere",
     "QuotaExceeded",
     "Refused",
+    "ReplicasFailed",
     "ResourceFailed",
     "StillThere",
     "StockOut",
@@ -68,6 +72,21 @@ class StockOut(CloudError, RuntimeError):
 
 class InvalidSpec(CloudbreakError, ValueError):
     """A description that makes no resource; nothing was sent."""
+
+
+class ReplicasFailed(CloudbreakError, RuntimeError):
+    """Some servers of a deployment did not do what all were told.
+
+    Attributes:
+        failed: What each of them said, by its name.
+    """
+
+    def __init__(self, message: str, failed: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.failed = dict(failed)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.failed)
 
 
 class ResourceFailed(CloudbreakError, RuntimeError):

@@ -6,9 +6,12 @@ left when the program that asked for it was killed before the answer came.
 
 from __future__ import annotations
 
+import getpass
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from hermes.cloudbreak.errors import InvalidSpec
 
@@ -42,6 +45,23 @@ class Stamp:
                     f"{name}={value!r}: labels are at most 63 lower-case "
                     "letters, digits, hyphens and underscores"
                 )
+
+    @classmethod
+    def make(cls, owner: str | None, run: str | None, deadline: float) -> Self:
+        """Make one of what is given.
+
+        Args:
+            owner: Who answers for it; who runs this program if None.
+            run: The run; something unique if None.
+            deadline: In seconds since 1970.
+
+        Raises:
+            InvalidSpec: If it cannot be a label.
+        """
+        if owner is None:
+            user = re.sub("[^a-z0-9]+", "-", getpass.getuser().lower())
+            owner = user.strip("-") or "unknown"
+        return cls(owner, run or uuid.uuid4().hex[:12], int(deadline))
 
     @property
     def labels(self) -> dict[str, str]:

@@ -9,14 +9,14 @@ there, everything is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from hermes.cloudbreak.deployment import SecretValue, TritonSpec
 from hermes.cloudbreak.labels import Stamp
 
-__all__ = ("head", "parts", "replica_name", "selector")
+__all__ = ("balancers", "head", "parts", "replica_name", "selector")
 
 Manifest = dict[str, Any]
 
@@ -94,33 +94,40 @@ def parts(
         uid: The identity of the first Service.
         budget_version: What the cluster calls disruption budgets.
     """
-    made = [
-        *_services(spec, stamp),
+    made: list[Manifest] = []
+    if spec.service != "port-forward":
+        everyone = {**selector(spec.name), SERVING: "yes"}
+        made.append(_service(f"{spec.name}-all", everyone, spec, stamp))
+    if spec.service == "load-balancer":
+        made += balancers(spec, stamp, uid, range(spec.replicas))
+    made += [
         _budget(spec, stamp, budget_version),
         _stateful_set(spec, stamp),
     ]
-    owner = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "name": spec.name,
-        "uid": uid,
-        "blockOwnerDeletion": True,
-    }
-    for each in made:
-        each["metadata"]["ownerReferences"] = [owner]
-    return made
+    return [_own(each, spec, uid) for each in made]
 
 
-def _services(spec: TritonSpec, stamp: Stamp) -> Iterator[Manifest]:
-    if spec.service == "port-forward":
-        return
-    everyone = {**selector(spec.name), SERVING: "yes"}
-    yield _service(f"{spec.name}-all", everyone, spec, stamp)
-    if spec.service == "load-balancer":
-        for index in range(spec.replicas):
-            name = replica_name(spec.name, index)
-            only = {"statefulset.kubernetes.io/pod-name": name}
-            yield _service(name, only, spec, stamp)
+def balancers(
+    spec: TritonSpec, stamp: Stamp, uid: str, indices: Iterable[int]
+) -> list[Manifest]:
+    """Make the load balancers of single replicas."""
+    names = [replica_name(spec.name, index) for index in indices]
+    label = "statefulset.kubernetes.io/pod-name"
+    made = [_service(name, {label: name}, spec, stamp) for name in names]
+    return [_own(each, spec, uid) for each in made]
+
+
+def _own(manifest: Manifest, spec: TritonSpec, uid: str) -> Manifest:
+    manifest["metadata"]["ownerReferences"] = [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "name": spec.name,
+            "uid": uid,
+            "blockOwnerDeletion": True,
+        }
+    ]
+    return manifest
 
 
 def _service(

@@ -1,0 +1,161 @@
+"""Ports of this machine that lead to ports of a pod."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from hermes.cloudbreak._kubernetes import WebSocket
+from hermes.cloudbreak.errors import CloudError
+
+__all__ = ("Forwarder",)
+
+_log = logging.getLogger(__name__)
+
+# Seconds of silence after which we show that we are there: what lies between
+# drops connections that say nothing.
+_SILENCE = 30.0
+_PIECE = 1 << 16
+_DATA = 0
+
+
+class Forwarder:
+    """Listens on loopback, and carries each connection to the pod.
+
+    A pod that is replaced under the same name is reached by the next
+    connection. Use it as a context manager, or close it.
+
+    Args:
+        connect: Connects to a port of the pod.
+        ports: Its ports, by name.
+    """
+
+    def __init__(
+        self, connect: Callable[[int], WebSocket], ports: Mapping[str, int]
+    ) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._is_closed = False
+        self._woken, self._wake = socket.socketpair()
+        self._listeners = {
+            name: socket.create_server(("127.0.0.1", 0)) for name in ports
+        }
+        self.addresses = {
+            name: "{}:{}".format(*each.getsockname())
+            for name, each in self._listeners.items()
+        }
+        self._targets = {
+            each: ports[name] for name, each in self._listeners.items()
+        }
+        self._thread = threading.Thread(
+            target=self._accept, name="hermes-forward", daemon=True
+        )
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Forwarder {self.addresses}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the ports, and what goes through them."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+        self._wake.close()
+        self._thread.join()
+
+    def _accept(self) -> None:
+        while True:
+            ready, _, _ = select.select([self._woken, *self._targets], [], [])
+            if self._woken in ready:
+                break
+            for listener in ready:
+                local, _ = listener.accept()
+                threading.Thread(
+                    target=self._carry,
+                    args=(local, self._targets[listener]),
+                    name="hermes-forward",
+                    daemon=True,
+                ).start()
+        for each in (self._woken, *self._targets):
+            each.close()
+
+    def _carry(self, local: socket.socket, port: int) -> None:
+        with self._lock:
+            if self._is_closed:
+                local.close()
+                return
+            self._open.add(local)
+        try:
+            with local:
+                remote = self._connect(port)
+                with contextlib.closing(remote):
+                    _pump(local, remote)
+        except CloudError as error:
+            _log.info("not forwarded: %s", error)
+        except Exception as error:  # noqa: BLE001 - both ends are closed, and
+            # that is what the client sees; the library has many errors.
+            _log.debug("a forwarded connection ended: %s", error)
+        finally:
+            with self._lock:
+                self._open.discard(local)
+
+
+def _pump(local: socket.socket, remote: WebSocket) -> None:
+    """Carry bytes both ways, in one thread, until one side ends."""
+    is_known: set[int] = set()  # channels whose first message has come
+    while (wire := remote.sock) is not None:
+        ready = _wait(local, wire)
+        if not ready:
+            remote.ping()
+        if local in ready:
+            piece = local.recv(_PIECE)
+            if not piece:
+                return
+            remote.send_binary(bytes([_DATA]) + piece)
+        if wire in ready and not _receive(local, remote, is_known):
+            return
+
+
+def _receive(
+    local: socket.socket, remote: WebSocket, is_known: set[int]
+) -> bool:
+    """Carry one message; tell whether there may be more."""
+    _, message = remote.recv_data()
+    if not message:
+        return False
+    channel = message[0]
+    if channel not in is_known:
+        is_known.add(channel)  # it only repeats the port
+    elif channel == _DATA:
+        local.sendall(message[1:])
+    else:
+        _log.warning("forwarding: %s", message[1:].decode(errors="replace"))
+        return False
+    return True
+
+
+def _wait(local: socket.socket, wire: Any) -> list[Any]:
+    # What TLS has decrypted already does not show on the socket.
+    if getattr(wire, "pending", int)():
+        return [wire]
+    poll = select.poll()
+    for each in (local, wire):
+        poll.register(each, select.POLLIN)
+    ready = {number for number, _ in poll.poll(_SILENCE * 1000)}
+    return [each for each in (local, wire) if each.fileno() in ready]

@@ -1,0 +1,409 @@
+"""Servers that are there: their addresses, and what can be done with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+from hermes.cloudbreak import _inference, manifests
+from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET, Access
+from hermes.cloudbreak._deployments import Deployments
+from hermes.cloudbreak._forward import Forwarder
+from hermes.cloudbreak.deployment import TritonSpec
+from hermes.cloudbreak.errors import (
+    AlreadyThere,
+    InvalidSpec,
+    NotThere,
+    ReplicasFailed,
+    ResourceFailed,
+    WaitTimeout,
+)
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reconciler import Reconciler
+from hermes.cloudbreak.specs import Key, State
+from hermes.cloudbreak.waiting import Clock, Pauses
+
+__all__ = ("Endpoint", "Ready", "TritonService", "infer_zeros")
+
+T = TypeVar("T")
+
+# Seconds that one request of ours may take, where its deadline allows it.
+_REQUEST = 30.0
+_LOADING = 600.0
+# A server that has inferred nothing for so long has nothing left to do [s].
+_QUIET = 3.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens: ``"host:port"`` each.
+
+    Attributes:
+        grpc: Its gRPC service.
+        http: Its HTTP service.
+        metrics: Its metrics.
+    """
+
+    grpc: str
+    http: str
+    metrics: str
+
+
+def infer_zeros(endpoint: Endpoint, timeout: float = _REQUEST) -> None:
+    """Test a server: it is ready, and each of its models infers zeros.
+
+    Args:
+        endpoint: The server.
+        timeout: Seconds that each request may take.
+
+    Raises:
+        ConnectionError: If it is not ready yet.
+        ResourceFailed: If a model does not answer.
+    """
+    _inference.ask(endpoint.http, "/v2/health/ready", timeout=timeout)
+    for model in _inference.list_models(endpoint.http, timeout=timeout):
+        _inference.infer_zeros(endpoint.http, model, timeout=timeout)
+
+
+Ready = Callable[[Endpoint], object]
+
+
+class TritonService:
+    """Servers that are ready. Use it as a context manager, or close it."""
+
+    def __init__(
+        self,
+        spec: TritonSpec,
+        access: Access,
+        reconciler: Reconciler,
+        clock: Clock,
+        ready: Ready,
+    ) -> None:
+        self._spec = spec
+        self._access = access
+        self._reconciler = reconciler
+        self._clock = clock
+        self._ready = ready
+        self._cloud = Deployments(access)
+        self._forwarders: list[Forwarder] = []
+        self._reached: list[Endpoint] = []
+        self._endpoints: list[Endpoint] = []
+        self._endpoint: Endpoint | None = None
+
+    def __repr__(self) -> str:
+        return f"<TritonService {self.name}, {self.replicas} replicas>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """What the deployment is called."""
+        return self._spec.name
+
+    @property
+    def key(self) -> Key:
+        """Which resource it is."""
+        return self._spec.key
+
+    @property
+    def replicas(self) -> int:
+        """How many servers there are."""
+        return len(self._endpoints)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Whichever server is free; the first one with ``"port-forward"``.
+
+        A gRPC stream stays on its server, single requests do not: sequences
+        belong on one of `endpoints`.
+        """
+        return self._endpoint or self._endpoints[0]
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """One of each server; it outlives restarts of the server."""
+        return tuple(self._endpoints)
+
+    def load_model(self, name: str, timeout: float = _LOADING) -> None:
+        """Have every server load a model, or load it again.
+
+        It takes ``model_control="explicit"``. A server that is restarted has
+        the models of its description only.
+
+        Args:
+            name: The model.
+            timeout: Seconds that each server may take.
+
+        Raises:
+            ReplicasFailed: If some did not; it says which, and why.
+        """
+        self._tell_all(name, "load", timeout)
+
+    def unload_model(self, name: str, timeout: float = _LOADING) -> None:
+        """Have every server give up a model, as `load_model` loads it."""
+        self._tell_all(name, "unload", timeout)
+
+    def logs(self, num_lines: int = 100) -> dict[str, str]:
+        """Give the end of each server's log, by the name of its pod."""
+        return {
+            name: self._access.logs(name, num_lines=num_lines)
+            for name in self._names(range(self.replicas))
+        }
+
+    def scale(
+        self, replicas: int, timeout: float = 1800.0, drain: float = 60.0
+    ) -> None:
+        """Have so many servers.
+
+        New ones are tested before they are among the `endpoints`. Those that
+        have to go are taken out of the `endpoints` first, and end when they
+        have been idle for a few seconds.
+
+        Args:
+            replicas: How many.
+            timeout: Seconds until it has to be so.
+            drain: Seconds after which servers that are not idle end, too;
+                sequences on them are lost then.
+
+        Raises:
+            InvalidSpec: If it is no positive number.
+            ResourceFailed: If a new one will not become ready; there are as
+                many as before then.
+            WaitTimeout: If one is not ready in time; likewise.
+        """
+        if replicas < 1:
+            raise InvalidSpec(
+                f"replicas={replicas!r} of {self.name}: give 1 or more, or "
+                "close the service"
+            )
+        deadline = self._clock.now() + timeout
+        before = self.replicas
+        if replicas > before:
+            try:
+                self._grow(before, replicas, deadline)
+            except BaseException:
+                self._shrink(before, before, deadline)
+                raise
+        elif replicas < before:
+            self._drain(replicas, drain)
+            self._shrink(before, replicas, deadline)
+
+    def close(self) -> None:
+        """Delete it, and wait until it is gone.
+
+        What was there before, and was used with ``exists_ok``, stays.
+
+        Raises:
+            StillThere: If it is not gone in time.
+        """
+        try:
+            self._reconciler.take_down([self.key])
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Close what is open on this machine; the servers stay."""
+        while self._forwarders:
+            self._forwarders.pop().close()
+
+    def settle(self, deadline: float) -> None:
+        """Find the servers, and test them all."""
+        self._check_settings()
+        self._add(range(self._spec.replicas), deadline)
+        everyone = f"{self.name}-all"
+        if self._spec.service == "cluster":
+            namespace = self._access.namespace
+            self._endpoint = _endpoint(f"{everyone}.{namespace}.svc")
+        elif self._spec.service == "load-balancer":
+            self._endpoint = _endpoint(self._find_balancer(everyone))
+
+    def _check_settings(self) -> None:
+        """Refuse what was there before, and is something else."""
+        if self.key not in self._reconciler.adopted:
+            return
+        found = self._access.get(SERVICE, self.name)
+        annotations = found["metadata"].get("annotations") or {}
+        had = json.loads(annotations.get(manifests.SETTINGS) or "{}")
+        wanted = json.loads(manifests.settings(self._spec))
+        different = sorted(
+            name
+            for name in had.keys() | wanted.keys()
+            if had.get(name) != wanted.get(name)
+        )
+        if different:
+            raise AlreadyThere(
+                f"{self.key} is there with other settings: "
+                + ", ".join(
+                    f"{n}={had.get(n)!r}, not {wanted.get(n)!r}"
+                    for n in different
+                )
+            )
+
+    def _add(self, indices: Iterable[int], deadline: float) -> None:
+        for index in indices:
+            name = manifests.replica_name(self.name, index)
+            if self._spec.service == "load-balancer":
+                self._reached.append(_endpoint(self._find_balancer(name)))
+            else:
+                self._reached.append(self._forward(name))
+        new = self._reached[len(self._endpoints) :]
+        names = self._names(range(len(self._endpoints), len(self._reached)))
+        failed = _each(
+            zip(names, new, strict=True), lambda e: self._test(e, deadline)
+        )
+        if failed:
+            raise _worst(failed)
+        if self._spec.service == "cluster":
+            within = f"{self.name}.{self._access.namespace}.svc"
+            new = [_endpoint(f"{name}.{within}") for name in names]
+        self._endpoints += new
+
+    def _forward(self, pod: str) -> Endpoint:
+        made = Forwarder(
+            lambda port: self._access.connect(pod, port), manifests.PORTS
+        )
+        self._forwarders.append(made)
+        return Endpoint(**made.addresses)
+
+    def _find_balancer(self, name: str) -> str:
+        status = self._access.get(SERVICE, name)["status"]
+        (first, *_) = status["loadBalancer"]["ingress"]
+        return str(first.get("ip") or first["hostname"])
+
+    def _test(self, endpoint: Endpoint, deadline: float) -> None:
+        pauses = Pauses()
+        while True:
+            try:
+                self._ready(endpoint)
+            except OSError as error:
+                now = self._clock.now()
+                if now >= deadline:
+                    raise WaitTimeout(
+                        f"{self.key} does not infer: {error}"
+                    ) from error
+                self._clock.sleep(min(pauses(), deadline - now))
+            else:
+                return
+
+    def _tell_all(self, model: str, verb: str, timeout: float) -> None:
+        path = f"/v2/repository/models/{quote(model, '')}/{verb}"
+        failed = _each(
+            zip(self._names(range(self.replicas)), self._reached, strict=True),
+            lambda e: _inference.ask(e.http, path, b"{}", timeout=timeout),
+        )
+        if failed:
+            raise ReplicasFailed(
+                f"{len(failed)} of {self.replicas} servers of {self.name} did "
+                f"not {verb} {model}: "
+                + "; ".join(f"{n}: {e}" for n, e in failed.items()),
+                {name: str(error) for name, error in failed.items()},
+            )
+
+    def _grow(self, before: int, replicas: int, deadline: float) -> None:
+        if self._spec.service == "load-balancer":
+            found = self._access.get(SERVICE, self.name)["metadata"]
+            stamp = Stamp.read(found["labels"])
+            if stamp is None:
+                raise NotThere(f"{self.key} has lost its labels")
+            for each in manifests.balancers(
+                self._spec, stamp, found["uid"], range(before, replicas)
+            ):
+                self._access.apply(each)
+        self._access.scale(STATEFUL_SET, self.name, replicas)
+        self._wait(deadline)
+        self._add(range(before, replicas), deadline)
+
+    def _drain(self, replicas: int, seconds: float) -> None:
+        """Keep clients away from those that have to go, and let them end."""
+        going = self._reached[replicas:]
+        names = self._names(range(replicas, self.replicas))
+        del self._endpoints[replicas:]
+        for name in names:
+            change = {"metadata": {"labels": {manifests.SERVING: "no"}}}
+            with contextlib.suppress(NotThere):
+                self._access.patch(POD, name, change)
+        deadline = self._clock.now() + seconds
+        _each(
+            zip(names, going, strict=True),
+            lambda e: self._wait_idle(e, deadline),
+        )
+
+    def _wait_idle(self, endpoint: Endpoint, deadline: float) -> None:
+        count = -1
+        while self._clock.now() < deadline:
+            before, count = (
+                count,
+                _inference.count_inferences(endpoint.http, timeout=_REQUEST),
+            )
+            if count == before:
+                return
+            self._clock.sleep(_QUIET)
+
+    def _shrink(self, before: int, replicas: int, deadline: float) -> None:
+        del self._reached[replicas:], self._endpoints[replicas:]
+        for each in self._forwarders[replicas:]:
+            each.close()
+        del self._forwarders[replicas:]
+        self._access.scale(STATEFUL_SET, self.name, replicas)
+        if self._spec.service == "load-balancer":
+            for name in self._names(range(replicas, before)):
+                with contextlib.suppress(NotThere):
+                    self._access.delete(SERVICE, name)
+        self._wait(deadline)
+
+    def _wait(self, deadline: float) -> None:
+        pauses = Pauses()
+        while True:
+            found = self._cloud.find(self.key)
+            if found is None or found.state is State.DELETING:
+                raise ResourceFailed(f"somebody has deleted {self.key}")
+            if found.state is State.BROKEN:
+                raise ResourceFailed(f"{self.key}: {found.reason}")
+            if found.state is State.READY:
+                return
+            now = self._clock.now()
+            if now >= deadline:
+                raise WaitTimeout(f"{self.key} is not ready: {found.reason}")
+            self._clock.sleep(min(pauses(), deadline - now))
+
+    def _names(self, indices: Iterable[int]) -> list[str]:
+        return [manifests.replica_name(self.name, each) for each in indices]
+
+
+def _endpoint(host: str) -> Endpoint:
+    return Endpoint(**{n: f"{host}:{p}" for n, p in manifests.PORTS.items()})
+
+
+def _each(
+    endpoints: Iterable[tuple[str, Endpoint]],
+    work: Callable[[Endpoint], object],
+) -> dict[str, Exception]:
+    """Do something with all servers at once; give who failed, and how."""
+    named = dict(endpoints)
+    failed: dict[str, Exception] = {}
+    with ThreadPoolExecutor(max(1, len(named)), "hermes-triton") as pool:
+        futures = {name: pool.submit(work, e) for name, e in named.items()}
+        for name, future in futures.items():
+            try:
+                future.result()
+            except Exception as error:  # noqa: BLE001 - who calls decides
+                failed[name] = error
+    return failed
+
+
+def _worst(failed: Mapping[str, Exception]) -> Exception:
+    """Choose the error to raise; it names all that failed."""
+    text = "; ".join(f"{name}: {error}" for name, error in failed.items())
+    only_late = all(isinstance(e, WaitTimeout) for e in failed.values())
+    error = (WaitTimeout if only_late else ResourceFailed)(text)
+    error.__cause__ = next(iter(failed.values()))
+    return error

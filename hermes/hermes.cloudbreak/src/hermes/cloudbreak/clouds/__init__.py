@@ -1,0 +1,1 @@
+"""The clouds: each in a module of its own, behind an extra of its own."""

@@ -1,0 +1,123 @@
+"""Triton on a Kubernetes cluster, whoever the cluster is from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from hermes.cloudbreak._access import Access
+from hermes.cloudbreak._deployments import Deployments
+from hermes.cloudbreak._service import (
+    Endpoint,
+    Ready,
+    TritonService,
+    infer_zeros,
+)
+from hermes.cloudbreak.deployment import TritonSpec
+from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reconciler import Reconciler
+from hermes.cloudbreak.specs import Key
+from hermes.cloudbreak.waiting import Clock
+
+__all__ = ("Deployer", "Endpoint", "TritonService", "infer_zeros")
+
+
+class Deployer:
+    """A cluster, as far as Triton is concerned.
+
+    Args:
+        access: The cluster.
+        stamp: What everything that is deployed carries.
+        clock: The time.
+        report: Called with what is waited for, whenever that has changed.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        stamp: Stamp,
+        *,
+        clock: Clock | None = None,
+        report: Callable[[Mapping[Key, str]], object] | None = None,
+    ) -> None:
+        self._access = access
+        self._clock = clock or Clock()
+        self._reconciler = Reconciler(
+            Deployments(access), stamp, clock=self._clock, report=report
+        )
+        self._services: list[TritonService] = []
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._access.server}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def deploy_triton(
+        self,
+        repository: str,
+        name: str = "triton",
+        *,
+        ready: Ready = infer_zeros,
+        timeout: float = 1800.0,
+        **settings: Any,
+    ) -> TritonService:
+        """Have Triton serve a repository, and wait until it infers.
+
+        Whatever goes wrong, also Ctrl-C: what was created is deleted before
+        the error is raised.
+
+        Args:
+            repository: Where the models are, as the servers see it.
+            name: What the deployment is called.
+            ready: Called with each server's `Endpoint`, from a thread each,
+                until it returns: an `OSError` (`ConnectionError`,
+                `TimeoutError`) means not yet, anything else never.
+            timeout: Seconds until all of them have to be ready.
+            **settings: Anything else of `TritonSpec`: ``replicas``, ``gpus``,
+                ``image``, ``service``, ...
+
+        Raises:
+            InvalidSpec: If the settings make no deployment.
+            AlreadyThere: If the name is taken.
+            CloudError: If the cluster refuses it.
+            ResourceFailed: If a server will not become ready; it says why.
+            WaitTimeout: If one is not ready in time; likewise.
+            StillThere: If after an error something could not be deleted.
+        """
+        try:
+            spec = TritonSpec(name, repository, **settings)
+        except TypeError as error:
+            raise InvalidSpec(f"deploy_triton: {error}") from None
+        deadline = self._clock.now() + timeout
+        self._reconciler.bring_up([spec], timeout)
+        made = TritonService(
+            spec, self._access, self._reconciler, self._clock, ready
+        )
+        self._services.append(made)
+        try:
+            made.settle(deadline)
+        except BaseException as error:
+            try:
+                made.close()
+            except Exception as trouble:  # noqa: BLE001 - the first one counts
+                error.add_note(f"and afterwards: {trouble}")
+            raise
+        return made
+
+    def close(self) -> None:
+        """Delete everything that was deployed, and wait until it is gone.
+
+        Raises:
+            StillThere: If something is not gone in time.
+        """
+        try:
+            self._reconciler.take_down(self._reconciler.keys)
+        finally:
+            for each in self._services:
+                each.release()
+            self._access.close()
