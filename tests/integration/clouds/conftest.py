@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -156,6 +163,101 @@ class ControlPlane:
         ) and int(status["allocatable"].get("nvidia.com/gpu", 0)) == int(gpus)
 
 
+class FaultyProxy:
+    """Plain HTTP between a client and the API server, with faults by number.
+
+    Attributes:
+        calls: Method and path of each request, in order.
+        faults: What happens at the n-th of them, from 1: ``"lose"``: done, and
+            the answer is lost; ``"kill"``, ``"kill-after"``: `client` is
+            killed before or after it is done; a number: the answer, and
+            nothing is done.
+        client: The process to kill.
+        kubeconfig: A file by which clients come here.
+    """
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        self.calls: list[str] = []
+        self.faults: dict[int, str | int] = {}
+        self.client = 0
+        self._lock = threading.Lock()
+        self._upstream = urlsplit(plane.server).netloc
+        self._tls = ssl.create_default_context(cadata=plane.ca)
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_args) -> None:
+                pass
+
+            def handle_any(self) -> None:
+                proxy.handle(self)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever).start()
+        self.kubeconfig = folder / "proxied"
+        self.kubeconfig.write_text(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
+            "clusters: [{name: c, cluster: {server: 'http://127.0.0.1:"
+            f"{self._server.server_port}'}}}}]\n"
+            f"users: [{{name: u, user: {{token: {plane.token}}}}}]\n"
+            "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
+        )
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        """Handle one request."""
+        size = int(request.headers.get("Content-Length") or 0)
+        body = request.rfile.read(size)
+        with self._lock:
+            self.calls.append(f"{request.command} {request.path}")
+            fault = self.faults.get(len(self.calls))
+        request.close_connection = True
+        if fault == "kill":
+            os.kill(self.client, signal.SIGKILL)
+            return
+        if isinstance(fault, int):
+            self.answer(request, fault, json.dumps({"message": "a fault"}))
+            return
+        status, answer = self.forward(request, body)
+        if fault == "kill-after":
+            os.kill(self.client, signal.SIGKILL)
+        if fault not in ("lose", "kill-after"):
+            self.answer(request, status, answer)
+
+    def forward(self, request: BaseHTTPRequestHandler, body: bytes):
+        connection = http.client.HTTPSConnection(
+            self._upstream, context=self._tls, timeout=30
+        )
+        with contextlib.closing(connection):
+            names = ("authorization", "content-type")
+            headers = {n: request.headers[n] for n in names}
+            connection.request(
+                request.command,
+                request.path,
+                body,
+                {n: v for n, v in headers.items() if v},
+            )
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+    def answer(self, request, status: int, text: str) -> None:
+        body = text.encode()
+        request.send_response(status)
+        request.send_header("Content-Type", "application/json")
+        request.send_header("Content-Length", str(len(body)))
+        request.send_header("Connection", "close")
+        request.end_headers()
+        request.wfile.write(body)
+
+
 def wait_until(
     is_so: Callable[[], object], what: str, seconds: float = 60
 ) -> None:
@@ -211,5 +313,15 @@ def access(control_plane: ControlPlane, namespace: str) -> Iterator[Access]:
     made = Access.from_kubeconfig(
         control_plane.kubeconfig, namespace=namespace
     )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def proxy(
+    control_plane: ControlPlane, tmp_path: Path
+) -> Iterator[FaultyProxy]:
+    """A proxy to the control plane that has faults."""
+    made = FaultyProxy(control_plane, tmp_path)
     yield made
     made.close()

@@ -1,17 +1,42 @@
-"""Deployments on a real Kubernetes control plane with hollow GPU nodes."""
+"""Deployments on a real Kubernetes control plane, whatever happens to it."""
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+import time
 import uuid
+from collections.abc import Iterator
 
 import pytest
 
+from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET, Type
 from hermes.cloudbreak._deployments import Deployments
-from hermes.cloudbreak.deployment import TritonSpec
+from hermes.cloudbreak.clouds.kubeconfig import Cluster
+from hermes.cloudbreak.deployment import SecretValue, TritonSpec
+from hermes.cloudbreak.errors import (
+    AlreadyThere,
+    CloudbreakError,
+    Refused,
+    ResourceFailed,
+    WaitTimeout,
+)
+from hermes.cloudbreak.reaping import reap
 from hermes.cloudbreak.testing import CloudSuite
 from hermes.cloudbreak.waiting import Clock
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("at_home")]
+
+BUDGET = Type("policy/v1beta1", "PodDisruptionBudget")
+KINDS = (POD, SERVICE, STATEFUL_SET, BUDGET)
+BUCKET = "gs://bucket/models"
+# Waits as the real one does, and looks ten times as often.
+CLOCK = Clock(sleep=lambda seconds: time.sleep(seconds / 10))
+
+
+def is_ready(endpoint) -> None:
+    """These pods infer nothing."""
 
 
 @pytest.fixture
@@ -20,16 +45,257 @@ def cloud(access) -> Deployments:
 
 
 @pytest.fixture
-def spec() -> TritonSpec:
-    name = f"t{uuid.uuid4().hex[:6]}"
-    return TritonSpec(name, "gs://bucket/models", replicas=2)
+def cluster(control_plane, namespace) -> Iterator[Cluster]:
+    with Cluster(
+        control_plane.kubeconfig, namespace=namespace, owner="me", clock=CLOCK
+    ) as made:
+        yield made
+
+
+def left(access) -> list[str]:
+    return [
+        f"{type_.kind} {each['metadata']['name']}"
+        for type_ in KINDS
+        for each in access.list(type_)
+    ]
 
 
 class TestDeployments(CloudSuite):
     @pytest.fixture
     def clock(self) -> Clock:
-        return Clock()
+        return CLOCK
 
     @pytest.fixture
-    def specs(self, spec) -> list[TritonSpec]:
-        return [spec]
+    def specs(self) -> list[TritonSpec]:
+        return [TritonSpec(f"t{uuid.uuid4().hex[:6]}", BUCKET, replicas=2)]
+
+
+# Forks a process for each line, which deploys, so that none has to import
+# everything anew.
+PROGRAM = """
+import os, sys
+from hermes.cloudbreak.clouds.kubeconfig import Cluster
+from hermes.cloudbreak.waiting import Clock
+import time
+clock = Clock(sleep=lambda seconds: time.sleep(seconds / 10))
+for line in sys.stdin:
+    kubeconfig, namespace, name = line.split()
+    pid = os.fork()
+    if not pid:
+        sys.stdin.readline()
+        Cluster(
+            kubeconfig, namespace=namespace, owner="me", clock=clock
+        ).deploy_triton(
+            "gs://bucket/models", name, gpus=0, ready=lambda _: None
+        )
+        os._exit(0)
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+    print("ended", flush=True)
+"""
+
+
+def test_a_program_that_is_killed_at_any_call_leaves_what_can_be_reaped(
+    access, namespace, proxy, tell
+) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(name: str) -> None:
+        program.stdin.write(f"{proxy.kubeconfig} {namespace} {name}\n")
+        program.stdin.flush()
+        proxy.client = int(program.stdout.readline())
+        program.stdin.write("go\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "ended\n"
+
+    run("whole")
+    num_calls = len(proxy.calls)
+    assert num_calls > 8
+    for fault in ("kill", "kill-after"):
+        for number in range(1, num_calls + 1):
+            proxy.calls.clear()
+            proxy.faults = {number: fault}
+            run(f"{fault}-{number}")
+    program.stdin.close()
+    program.wait(10)
+    program.stdout.close()
+    assert len(left(access)) > num_calls
+    doomed = reap(Deployments(access), "me", older_than=-60, clock=CLOCK)
+    tell(calls=num_calls, reaped=len(doomed))
+    assert left(access) == []
+
+
+@pytest.mark.parametrize("fault", [401, 409, 429, 503, "lose"])
+def test_bursts_of_errors_are_lived_through(
+    access, namespace, proxy, fault
+) -> None:
+    size = 1 if fault == 401 else 3  # a second one in a row is the answer
+    proxy.faults = {
+        number + further: fault
+        for number in (2, 6, 12, 20, 30, 45, 60)
+        for further in range(size)
+    }
+    with (
+        Cluster(
+            proxy.kubeconfig, namespace=namespace, owner="me", clock=CLOCK
+        ) as cluster,
+        cluster.deploy_triton(BUCKET, gpus=0, replicas=2, ready=is_ready),
+    ):
+        assert len(access.list(POD)) == 2
+    assert len(proxy.calls) > 8
+    assert left(access) == []
+
+
+def test_who_is_not_let_in_any_more_leaves_what_can_be_reaped(
+    access, namespace, proxy
+) -> None:
+    cluster = Cluster(
+        proxy.kubeconfig, namespace=namespace, owner="me", clock=CLOCK
+    )
+    proxy.faults = dict.fromkeys(range(7, 9), 401)
+    with pytest.raises(Refused, match="401 a fault"):
+        cluster.deploy_triton(BUCKET, gpus=0, ready=is_ready)
+    cluster.close()
+    assert left(access) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("broken/missing", "cannot pull broken/missing: .*manifest unknown"),
+        ("broken/crash", "(?s)exit code 1, .* 3 times; .*load 'network'"),
+        ("broken/memory", r"out of memory .* limit is 1Gi.*memory="),
+        ("broken/secret", 'cannot start: secret "no-such-secret" not found'),
+    ],
+)
+def test_what_is_broken_for_good_is_said_early(
+    cluster, access, image, reason
+) -> None:
+    with pytest.raises(ResourceFailed, match=reason):
+        cluster.deploy_triton(
+            BUCKET,
+            image=image,
+            memory="1Gi",
+            env={"KEY": SecretValue("no-such-secret", "key")},
+            timeout=60,
+        )
+    assert left(access) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (
+            {"gpus": 4},
+            "it asks for 4 nvidia.com/gpu, .* have in all: gpu-0 2, gpu-1 2",
+        ),
+        ({"gpu_type": "nvidia-l4"}, "has no node: .*didn't match node selec"),
+        ({"service": "load-balancer"}, "triton-0 has no address yet"),
+    ],
+)
+def test_what_may_recover_is_said_when_time_is_up(
+    cluster, access, settings, reason
+) -> None:
+    with pytest.raises(WaitTimeout, match=reason):
+        cluster.deploy_triton(BUCKET, **settings, timeout=3)
+    assert left(access) == []
+
+
+def test_a_refused_part_takes_the_rest_with_it(cluster, access) -> None:
+    with pytest.raises(Refused, match="422 "):
+        cluster.deploy_triton(BUCKET, tolerations=("-bad-",))
+    assert left(access) == []
+
+
+def test_a_name_that_is_taken_is_not_touched(cluster, access) -> None:
+    other = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "triton"},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    access.create(other)
+    for exists_ok, error in ((False, AlreadyThere), (True, ResourceFailed)):
+        with pytest.raises(error, match="triton"):
+            cluster.deploy_triton(BUCKET, exists_ok=exists_ok)
+    assert left(access) == ["Service triton"]
+    other["metadata"]["name"] = "new-all"
+    access.create(other)
+    with pytest.raises(Refused, match="give the deployment another name"):
+        cluster.deploy_triton(BUCKET, "new")
+    assert left(access) == ["Service new-all", "Service triton"]
+
+
+def test_what_is_there_already_is_used_and_left(
+    cluster, access, control_plane, namespace
+) -> None:
+    cluster.deploy_triton(BUCKET, ready=is_ready)
+    found = left(access)
+    with Cluster(
+        control_plane.kubeconfig, namespace=namespace, owner="you", clock=CLOCK
+    ) as other:
+        with pytest.raises(AlreadyThere, match="it is not of this run"):
+            other.deploy_triton(BUCKET)
+        with other.deploy_triton(BUCKET, exists_ok=True, ready=is_ready):
+            pass
+        with pytest.raises(AlreadyThere, match="replicas=1, not 2"):
+            other.deploy_triton(BUCKET, replicas=2, exists_ok=True)
+    assert left(access) == found
+
+
+def test_what_has_expired_is_reaped(control_plane, namespace, access) -> None:
+    with contextlib.closing(
+        Cluster(
+            control_plane.kubeconfig,
+            namespace=namespace,
+            owner="me",
+            lifetime=-1,
+            clock=CLOCK,
+        )
+    ) as cluster:
+        cluster.deploy_triton(BUCKET, ready=is_ready)
+        assert cluster.reap("you") == []
+        (key,) = cluster.reap(dry_run=True)
+        assert left(access)
+        assert cluster.reap() == [key]
+        assert left(access) == []
+
+
+def test_servers_are_reached_by_the_addresses_of_their_balancers(
+    cluster, access
+) -> None:
+    addresses = {"triton-all": "10.1.0.1", "triton-0": "10.1.0.2"}
+
+    def report(_waited) -> None:
+        """Do what a cloud does when it is asked for an address."""
+        for name, ip in addresses.items():
+            ingress = {"loadBalancer": {"ingress": [{"ip": ip}]}}
+            with contextlib.suppress(CloudbreakError):
+                access.patch(SERVICE, name, {"status": ingress}, part="status")
+
+    cluster._reconciler._report = report
+    with cluster.deploy_triton(
+        BUCKET,
+        service="load-balancer",
+        source_ranges=("10.0.0.0/8",),
+        ready=is_ready,
+        timeout=30,
+    ) as service:
+        assert service.endpoint.grpc == "10.1.0.1:8001"
+        assert [e.http for e in service.endpoints] == ["10.1.0.2:8000"]
+        spec = access.get(SERVICE, "triton-0")["spec"]
+        assert spec["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
+    assert left(access) == []
+
+
+def test_servers_have_names_within_the_cluster(cluster, namespace) -> None:
+    with cluster.deploy_triton(BUCKET, replicas=2, ready=is_ready) as service:
+        assert service.endpoint.http == f"triton-all.{namespace}.svc:8000"
+        assert [e.grpc for e in service.endpoints] == [
+            f"triton-{index}.triton.{namespace}.svc:8001" for index in (0, 1)
+        ]

@@ -18,6 +18,11 @@ from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.endpoint import EndpointLike
 from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET
 from hermes.cloudbreak.clouds.kubeconfig import Cluster
+from hermes.cloudbreak.errors import (
+    ReplicasFailed,
+    ResourceFailed,
+    WaitTimeout,
+)
 
 pytestmark = [
     pytest.mark.kubernetes,
@@ -145,7 +150,7 @@ def test_models_are_loaded_by_all_servers_or_it_is_said_by_which_not(
             with InferenceClient(endpoint, "stream") as client:
                 assert client.spec.stream is not None
         service.unload_model("stream")
-        with pytest.raises(ReplicasFailed, match="2 of 2 servers .* missing"):
+        with pytest.raises(ReplicasFailed, match="2 of 2 servers of explicit"):
             service.load_model("missing")
         of_pod(access, "explicit-1").kill()
         with pytest.raises(ReplicasFailed, match="1 of 2 servers") as caught:
@@ -165,7 +170,7 @@ def test_a_server_that_does_not_infer_is_not_ready(
         asked.append(endpoint)
         raise ConnectionError("the answer is wrong")
 
-    with pytest.raises(WaitTimeout, match="triton-0: .* the answer is wrong"):
+    with pytest.raises(WaitTimeout, match="the answer is wrong"):
         cluster.deploy_triton(
             repository, gpus=0, node_selector=SELECTOR, ready=never, timeout=8
         )
