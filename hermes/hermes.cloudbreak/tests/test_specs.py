@@ -30,7 +30,7 @@ def test_zones_are_a_tuple_of_different_ones(zones: Any) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"cluster": ""}, "the name of its cluster"),
+        ({"cluster": "No"}, "the name of its cluster"),
         ({"num_nodes": 0}, "num_nodes=0"),
         ({"num_gpus": 1}, "give both or none"),
         ({"gpu_type": "nvidia-l4"}, "give both or none"),
@@ -40,6 +40,11 @@ def test_zones_are_a_tuple_of_different_ones(zones: Any) -> None:
 def test_wrong_node_pools_are_refused(wrong: Any, message: str) -> None:
     with pytest.raises(InvalidSpec, match=message):
         NodePoolSpec("pool", **{"cluster": "main", **wrong})
+
+
+def test_a_node_pool_has_a_cluster_when_it_is_asked_for() -> None:
+    with pytest.raises(InvalidSpec, match="has no cluster: add it to one"):
+        _ = NodePoolSpec("pool").key
 
 
 def test_a_stock_out_moves_on_until_there_is_no_zone_left() -> None:

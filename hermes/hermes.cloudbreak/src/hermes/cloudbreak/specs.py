@@ -145,7 +145,7 @@ class NodePoolSpec(_Placed):
     """Machines of one kind in a cluster.
 
     Attributes:
-        cluster: Name of the cluster.
+        cluster: Name of the cluster; before it is asked for, at the latest.
         num_nodes: How many machines.
         machine_type: Their type, in the cloud's words.
         gpu_type: What GPUs each has, in the cloud's words; "" for none.
@@ -162,7 +162,7 @@ class NodePoolSpec(_Placed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _NAME.fullmatch(self.cluster):
+        if self.cluster and not _NAME.fullmatch(self.cluster):
             raise InvalidSpec(
                 f"cluster={self.cluster!r} of node pool {self.name}: give the "
                 "name of its cluster"
@@ -180,7 +180,16 @@ class NodePoolSpec(_Placed):
 
     @property
     def key(self) -> Key:
-        """Which resource it describes."""
+        """Which resource it describes.
+
+        Raises:
+            InvalidSpec: If it has no cluster yet.
+        """
+        if not self.cluster:
+            raise InvalidSpec(
+                f"node pool {self.name} has no cluster: add it to one, or "
+                "give the name of one"
+            )
         return Key(Kind.NODE_POOL, self.name, self.cluster)
 
 
