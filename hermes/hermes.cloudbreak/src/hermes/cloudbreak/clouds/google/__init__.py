@@ -1,0 +1,46 @@
+"""Google's cloud: GKE clusters and Compute Engine's virtual machines.
+
+What describes something is plain data and needs nothing; what reaches the
+cloud is loaded when it is first used, and says which extra it needs.
+
+General layout:
+
+    _specs.py        what is wanted;  _machines.py  pure: which has which GPUs
+    _manager.py      ClusterManager and its handles: what users hold
+    _gke.py          the cloud of clusters and node pools
+    _credentials.py  who asks
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hermes.cloudbreak.clouds.google._machines import (
+    create_gpu_node_pool_config,
+)
+from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool
+
+if TYPE_CHECKING:
+    from hermes.cloudbreak.clouds.google._gke import GKECloud
+    from hermes.cloudbreak.clouds.google._manager import ClusterManager
+
+__all__ = (
+    "Cluster",
+    "ClusterManager",
+    "GKECloud",
+    "NodePool",
+    "create_gpu_node_pool_config",
+)
+
+# What needs an extra, and where it is.
+_LAZY = {
+    "ClusterManager": "_manager",
+    "GKECloud": "_gke",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
