@@ -7,8 +7,10 @@ General layout:
 
     _specs.py        what is wanted;  _machines.py  pure: which has which GPUs
     _manager.py      ClusterManager and its handles: what users hold
-    _gke.py          the cloud of clusters and node pools
-    _credentials.py  who asks
+    _cloud.py        the cloud of clusters and node pools: observe, create, ...
+    _requests.py, _reading.py, _words.py, _nodes.py   pure: what it is told,
+                     and what its answers mean
+    _gke.py          the wire;  _credentials.py  who asks
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from hermes.cloudbreak.clouds.google._machines import (
 from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool
 
 if TYPE_CHECKING:
-    from hermes.cloudbreak.clouds.google._gke import GKECloud
+    from hermes.cloudbreak.clouds.google._cloud import GKECloud
     from hermes.cloudbreak.clouds.google._manager import ClusterManager
 
 __all__ = (
@@ -36,7 +38,7 @@ __all__ = (
 # What needs an extra, and where it is.
 _LAZY = {
     "ClusterManager": "_manager",
-    "GKECloud": "_gke",
+    "GKECloud": "_cloud",
 }
 
 

@@ -1,0 +1,427 @@
+"""Clusters and node pools of GKE, as a `Cloud`."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hermes.cloudbreak.clouds.google._credentials import Credentials
+from hermes.cloudbreak.clouds.google._gke import Wire
+from hermes.cloudbreak.clouds.google._nodes import (
+    Endpoint,
+    NodeLister,
+    find_lack,
+)
+from hermes.cloudbreak.clouds.google._reading import (
+    blame,
+    has_failed,
+    machine_of,
+    observed_cluster,
+    observed_pool,
+    target_of,
+)
+from hermes.cloudbreak.clouds.google._requests import (
+    CREATED,
+    cluster_message,
+    pool_message,
+)
+from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool
+from hermes.cloudbreak.clouds.google._words import explain
+from hermes.cloudbreak.errors import (
+    CloudError,
+    CloudUnavailable,
+    InvalidSpec,
+    NotThere,
+    QuotaExceeded,
+    Refused,
+    StockOut,
+)
+from hermes.cloudbreak.labels import OWNER, Stamp
+from hermes.cloudbreak.specs import (
+    Cause,
+    Key,
+    Kind,
+    Observed,
+    Spec,
+    State,
+)
+
+__all__ = ("GKECloud",)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What this program has asked for."""
+
+    spec: Cluster | NodePool
+    stamp: Stamp
+    created: float
+    place: str
+    operation: str = ""
+
+    @property
+    def zone(self) -> str:
+        return next(iter(self.spec.zones), self.place)
+
+
+class GKECloud:
+    """GKE's clusters and node pools, as a `Cloud`.
+
+    Names of clusters are taken for unique in a project, though GKE has them
+    unique in a location: what is called like another one elsewhere is neither
+    created nor deleted.
+
+    Args:
+        project: Google's name of the project; that of the credentials if "".
+        credentials: The path of a key file, an object of google-auth, or None
+            for what the environment has.
+        nodes: Lists the machines of a pool. With it, a pool of GPUs that this
+            object created is ready only when its GPUs can be used.
+        today: The time, in seconds since 1970.
+        timeout: Seconds that a call may take.
+        api_endpoint: Another address of GKE's API.
+        transport: Another transport of its client.
+
+    Raises:
+        Refused: If there are no credentials.
+        InvalidSpec: If there is no project.
+    """
+
+    def __init__(
+        self,
+        project: str = "",
+        *,
+        credentials: Any = None,
+        nodes: NodeLister | None = None,
+        today: Callable[[], float] = time.time,
+        timeout: float = 30.0,
+        api_endpoint: str | None = None,
+        transport: Any = None,
+    ) -> None:
+        # A transport has credentials of its own.
+        self._credentials = None if transport else Credentials(credentials)
+        known = self._credentials.project if self._credentials else ""
+        self.project = project or known
+        if not self.project:
+            raise InvalidSpec("project='': name the project to be billed")
+        self._wire = Wire(self._credentials, timeout, api_endpoint, transport)
+        self._nodes = nodes
+        self._today = today
+        self._lock = threading.Lock()
+        self._asked: dict[Key, _Asked] = {}
+        self._places: dict[Key, str] = {}  # of clusters
+        self._usable: set[Key] = set()
+
+    def __repr__(self) -> str:
+        return f"<GKECloud, project {self.project}>"
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._wire.close()
+
+    def observe(self, owner: str | None = None) -> Iterable[Observed]:
+        """See `Cloud.observe`."""
+        clusters = self._list_clusters()
+        failed = _Failures(self._list_operations)
+        found = [
+            each
+            for cluster in clusters
+            for each in self._read(cluster, failed)
+            if OWNER in each.labels and owner in {None, each.labels[OWNER]}
+        ]
+        known = {each.key for each in found}
+        known |= {Key(Kind.CLUSTER, each.name) for each in clusters}
+        found += self._find_vanished(known, owner)
+        return found
+
+    def find(self, key: Key) -> Observed | None:
+        """See `Cloud.find`."""
+        owner = key.parent or key
+        failed = _Failures(self._list_operations)
+        for cluster in self._choose(owner, self._list_clusters()):
+            for each in self._read(cluster, failed, anybodys=True):
+                if each.key == key:
+                    return each
+        return None
+
+    def create(self, spec: Spec, stamp: Stamp) -> None:
+        """See `Cloud.create`."""
+        if not isinstance(spec, Cluster | NodePool):
+            raise Refused(
+                f"{spec!r}: GKE has google.Cluster and google.NodePool"
+            )
+        parent = self._find_parent(spec)
+        asked = _Asked(spec, stamp, self._today(), parent.split("/")[3])
+        with self._lock:
+            self._asked[spec.key] = asked
+            self._usable.discard(spec.key)
+        try:
+            operation = self._request(asked, parent)
+        except (QuotaExceeded, StockOut) as error:
+            cause = Cause.QUOTA
+            if isinstance(error, StockOut):
+                cause = Cause.STOCK_OUT
+            why = explain(cause, str(error), _say_machine(spec), asked.zone)
+            raise type(error)(f"{spec.key}: {why}") from None
+        with self._lock:
+            self._asked[spec.key] = replace(asked, operation=operation.name)
+
+    def delete(self, key: Key) -> None:
+        """See `Cloud.delete`."""
+        try:
+            self._wire.call(
+                "delete_node_pool" if key.parent else "delete_cluster",
+                name=self._name(key),
+            )
+        except NotThere:
+            self._forget(key)
+            raise
+        self._forget(key)
+
+    def locate(self, name: str) -> str:
+        """Say in which zone or region a cluster is.
+
+        Raises:
+            NotThere: If there is none of that name.
+            Refused: If there are several.
+        """
+        return self._name(Key(Kind.CLUSTER, name)).split("/")[3]
+
+    def endpoint(self, name: str) -> Endpoint:
+        """Say how to reach the Kubernetes of a cluster.
+
+        Raises:
+            NotThere: If there is no such cluster, or it has none yet.
+        """
+        for cluster in self._choose(
+            Key(Kind.CLUSTER, name), self._list_clusters()
+        ):
+            if cluster.endpoint:
+                return self._endpoint_of(cluster)
+        raise NotThere(f"cluster {name} has no Kubernetes yet")
+
+    def _request(self, asked: _Asked, parent: str) -> Any:
+        spec, stamp = asked.spec, asked.stamp
+        if isinstance(spec, Cluster):
+            message = cluster_message(spec, stamp, self.project)
+            return self._wire.call(
+                "create_cluster", parent=parent, cluster=message
+            )
+        message = pool_message(spec, stamp, asked.created)
+        return self._wire.call(
+            "create_node_pool", parent=parent, node_pool=message
+        )
+
+    def _find_parent(self, spec: Cluster | NodePool) -> str:
+        """Give where to create something; refuse names taken elsewhere."""
+        if isinstance(spec, NodePool):
+            return self._name(Key(Kind.CLUSTER, spec.cluster))
+        if not spec.zones:
+            raise InvalidSpec(
+                f"zones=() of {spec.key}: give zones or regions, the best "
+                "first"
+            )
+        place = spec.zones[0]
+        for each in self._list_clusters():
+            if each.name == spec.name and each.location != place:
+                raise Refused(
+                    f"{spec.key} is in {each.location}, and not in {place}: "
+                    "give another name, or its own zone"
+                )
+        with self._lock:
+            self._places[spec.key] = place
+        return f"projects/{self.project}/locations/{place}"
+
+    def _name(self, key: Key) -> str:
+        """Give Google's name of what is there, or was asked for.
+
+        Raises:
+            NotThere: If there is no such cluster.
+            Refused: If there are several.
+        """
+        owner = key.parent or key
+        with self._lock:
+            place = self._places.get(owner)
+        if place is None:
+            found = list(self._choose(owner, self._list_clusters()))
+            if not found:
+                raise NotThere(f"there is no {owner}")
+            if len(found) > 1:
+                where = " and ".join(each.location for each in found)
+                raise Refused(
+                    f"there is a {owner} in {where}: nobody knows which is "
+                    "meant; delete one with `gcloud container clusters delete`"
+                )
+            place = found[0].location
+        base = f"projects/{self.project}/locations/{place}"
+        base = f"{base}/clusters/{owner.name}"
+        return f"{base}/nodePools/{key.name}" if key.parent else base
+
+    def _choose(self, key: Key, clusters: Iterable[Any]) -> Iterator[Any]:
+        """Give those that may be meant by a name."""
+        with self._lock:
+            place = self._places.get(key)
+        for each in clusters:
+            if each.name == key.name and place in {None, each.location}:
+                yield each
+
+    def _list_clusters(self) -> list[Any]:
+        answer = self._wire.call(
+            "list_clusters", parent=f"projects/{self.project}/locations/-"
+        )
+        with self._lock:
+            places = set(self._places.values())
+        silent = [
+            zone
+            for zone in answer.missing_zones
+            if any(zone.startswith(each) for each in places)
+        ]
+        if silent:  # what is there must not be taken for gone
+            raise CloudUnavailable(f"GKE cannot see into {', '.join(silent)}")
+        if answer.missing_zones:
+            _log.warning("GKE cannot see into %s", answer.missing_zones)
+        return list(answer.clusters)
+
+    def _list_operations(self, location: str) -> list[Any]:
+        answer = self._wire.call(
+            "list_operations",
+            parent=f"projects/{self.project}/locations/{location}",
+        )
+        return [each for each in answer.operations if has_failed(each)]
+
+    def _read(
+        self, cluster: Any, failed: _Failures, *, anybodys: bool = False
+    ) -> Iterator[Observed]:
+        pools = list(cluster.node_pools)
+        found = observed_cluster(cluster)
+        if found.state is State.BROKEN:
+            machines = ", ".join(machine_of(each) for each in pools)
+            where = ", ".join(cluster.locations) or cluster.location
+            operations = failed.of(cluster.location, (cluster.name, ""))
+            cause, reason = blame(cluster, operations, machines, where)
+            found = replace(found, cause=cause, reason=reason)
+        yield found
+        for pool in pools:
+            if anybodys or CREATED in pool.config.resource_labels:
+                yield self._read_pool(cluster, pool, failed)
+
+    def _read_pool(
+        self, cluster: Any, pool: Any, failed: _Failures
+    ) -> Observed:
+        found = observed_pool(cluster, pool)
+        if found.state is State.BROKEN:
+            about = (cluster.name, pool.name)
+            cause, reason = blame(
+                pool,
+                failed.of(cluster.location, about),
+                machine_of(pool),
+                ", ".join(pool.locations) or cluster.location,
+            )
+            return replace(found, cause=cause, reason=reason)
+        if found.state is State.READY and (
+            lack := self._find_lack(cluster, found.key)
+        ):
+            return replace(found, state=State.CREATING, reason=lack)
+        return found
+
+    def _find_lack(self, cluster: Any, key: Key) -> str:
+        """Say what a pool of GPUs of ours lacks until it can be used."""
+        with self._lock:
+            asked = self._asked.get(key)
+            if self._nodes is None or asked is None or key in self._usable:
+                return ""
+        spec = asked.spec
+        if not isinstance(spec, NodePool) or not spec.num_gpus:
+            return ""
+        low = spec.min_nodes if spec.is_autoscaled else spec.num_nodes
+        try:
+            nodes = self._nodes(self._endpoint_of(cluster), key.name)
+        except CloudError as error:
+            return f"its nodes cannot be seen: {error}"
+        lack = find_lack(nodes, low or 0, spec.num_gpus)
+        if not lack:
+            with self._lock:
+                self._usable.add(key)
+        return lack
+
+    def _find_vanished(
+        self, known: set[Key], owner: str | None
+    ) -> Iterator[Observed]:
+        """Tell what was asked for and failed, and left no trace but that."""
+        with self._lock:
+            asked = [
+                (key, each)
+                for key, each in self._asked.items()
+                if key not in known and each.operation
+            ]
+        for key, each in asked:
+            if owner in {None, each.stamp.owner} and (
+                found := self._ask_operation(key, each)
+            ):
+                yield found
+
+    def _ask_operation(self, key: Key, asked: _Asked) -> Observed | None:
+        base = f"projects/{self.project}/locations/{asked.place}"
+        try:
+            operation = self._wire.call(
+                "get_operation", name=f"{base}/operations/{asked.operation}"
+            )
+        except NotThere:
+            return None
+        if not has_failed(operation):
+            return None
+        cause, reason = blame(
+            None, [operation], _say_machine(asked.spec), asked.zone
+        )
+        return Observed(
+            key,
+            State.BROKEN,
+            asked.stamp.labels,
+            cause,
+            reason,
+            asked.created,
+        )
+
+    def _endpoint_of(self, cluster: Any) -> Endpoint:
+        ca = base64.b64decode(cluster.master_auth.cluster_ca_certificate)
+        return Endpoint(
+            f"https://{cluster.endpoint}", ca.decode(), self._token
+        )
+
+    def _token(self) -> str:
+        return self._credentials.token() if self._credentials else ""
+
+    def _forget(self, key: Key) -> None:
+        with self._lock:
+            for each in [k for k in self._asked if key in (k, k.parent)]:
+                del self._asked[each]
+                self._usable.discard(each)
+
+
+class _Failures:
+    """Failed operations, asked for when something is found broken."""
+
+    def __init__(self, ask: Callable[[str], list[Any]]) -> None:
+        self._ask = ask
+        self._found: dict[str, list[Any]] = {}
+
+    def of(self, location: str, target: tuple[str, str]) -> list[Any]:
+        """List those about a cluster, and a pool of it or ""."""
+        if location not in self._found:
+            self._found[location] = self._ask(location)
+        return [
+            each for each in self._found[location] if target_of(each) == target
+        ]
+
+
+def _say_machine(spec: Cluster | NodePool) -> str:
+    if isinstance(spec, NodePool) and spec.num_gpus:
+        return f"{spec.machine_type} with {spec.num_gpus} {spec.gpu_type}"
+    return spec.machine_type

@@ -1,0 +1,332 @@
+"""Clusters and node pools, as users hold them."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import uuid
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from hermes.cloudbreak._access import NODE, Access
+from hermes.cloudbreak.clouds.google._cloud import GKECloud
+from hermes.cloudbreak.clouds.google._nodes import (
+    POOL_LABEL,
+    Endpoint,
+    Node,
+    read_nodes,
+)
+from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool, is_zone
+from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reconciler import Reconciler
+from hermes.cloudbreak.specs import Key
+from hermes.cloudbreak.waiting import Clock
+
+__all__ = ("ClusterManager", "RunningCluster", "RunningNodePool")
+
+_DAY = 86_400.0
+
+
+class ClusterManager:
+    """Creates clusters and node pools, and deletes them when it is left.
+
+    Leaving it deletes everything that was added, whatever happened. A program
+    that is killed leaves what it has: `hermes.cloudbreak.reaping.reap` deletes
+    it after ``max_seconds``, on any machine.
+
+    Args:
+        zone: Where clusters are that do not say so: a zone, or a region.
+        project: Google's name of the project that pays; that of the
+            credentials if empty.
+        credentials: The path of a key file, an object of google-auth, or None
+            for Application Default Credentials.
+        owner: Who answers for it all; the name of the user if None.
+        max_seconds: When anybody may delete it, in seconds from now.
+        timeout: Seconds until something that is added has to be ready.
+        deletion_timeout: Seconds until it has to be gone.
+        report: Called with what is waited for, whenever that has changed; it
+            is logged if None.
+        clock: The time.
+        api_endpoint: Another address of GKE's API.
+        transport: Another transport of its client.
+
+    Attributes:
+        stamp: What everything is labelled with.
+
+    Raises:
+        InvalidSpec: If a name of these cannot be.
+        Refused: If there are no credentials.
+    """
+
+    def __init__(
+        self,
+        zone: str = "",
+        project: str = "",
+        *,
+        credentials: Any = None,
+        owner: str | None = None,
+        max_seconds: float = _DAY,
+        timeout: float = 1800.0,
+        deletion_timeout: float = 1200.0,
+        report: Callable[[Mapping[Key, str]], object] | None = None,
+        clock: Clock | None = None,
+        api_endpoint: str | None = None,
+        transport: Any = None,
+    ) -> None:
+        clock = clock or Clock()
+        self.zone = zone
+        self.stamp = Stamp(
+            _user() if owner is None else owner,
+            uuid.uuid4().hex[:12],
+            int(clock.today() + max_seconds),
+        )
+        self._timeout = timeout
+        self._accesses = _Accesses()
+        self._cloud = GKECloud(
+            project,
+            credentials=credentials,
+            nodes=self._accesses.list_nodes,
+            today=clock.today,
+            api_endpoint=api_endpoint,
+            transport=transport,
+        )
+        self._reconciler = Reconciler(
+            self._cloud,
+            self.stamp,
+            clock=clock,
+            report=report,
+            deletion_timeout=deletion_timeout,
+        )
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<ClusterManager, project {self.project}, run {self.stamp.run}, "
+            f"{len(self._reconciler.keys)} resources>"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_closed", True) and self._reconciler.keys:
+            warnings.warn(
+                f"{self!r} was not closed, and what it created costs money",
+                ResourceWarning,
+                stacklevel=1,
+            )
+
+    @property
+    def project(self) -> str:
+        """The project that pays."""
+        return self._cloud.project
+
+    def add(
+        self, spec: Cluster, *, timeout: float | None = None
+    ) -> RunningCluster:
+        """Create a cluster, or adopt it, and wait until it is ready.
+
+        Args:
+            spec: What it is like.
+            timeout: Seconds until it has to be ready; the manager's if None.
+
+        Raises:
+            InvalidSpec: If it has no zone.
+            CloudbreakError: See `Reconciler.bring_up`; nothing is left of it.
+        """
+        if not spec.zones:
+            spec = replace(spec, zones=(self.zone,) if self.zone else ())
+        if not spec.zones:
+            raise InvalidSpec(
+                f"{spec.key} has no zone: give zones=, or zone= to its manager"
+            )
+        self._bring_up(spec, timeout)
+        # It may be in another of its zones by now.
+        place = self._cloud.locate(spec.name)
+        return RunningCluster(self, replace(spec, zones=(place,)))
+
+    def close(self) -> None:
+        """Delete everything that was added, and wait until it is gone.
+
+        Raises:
+            StillThere: If it is not gone in time; it names what is left.
+        """
+        try:
+            self._reconciler.take_down(self._reconciler.keys)
+        finally:
+            self._is_closed = True
+            self._accesses.close()
+            self._cloud.close()
+
+    def _bring_up(
+        self, spec: Cluster | NodePool, timeout: float | None
+    ) -> None:
+        timeout = self._timeout if timeout is None else timeout
+        self._reconciler.bring_up([spec], timeout)
+
+    def _take_down(self, key: Key) -> None:
+        if not self._is_closed:
+            self._reconciler.take_down([key])
+
+    def _endpoint(self, name: str) -> Endpoint:
+        return self._cloud.endpoint(name)
+
+
+class _Running:
+    """Something that is ready; leaving it deletes it."""
+
+    def __init__(self, manager: ClusterManager, key: Key) -> None:
+        self._manager = manager
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"<{self.key} in {self._manager.project}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.delete()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.key.name
+
+    def delete(self) -> None:
+        """Delete it and all that is part of it; wait until that is gone.
+
+        What was there before is left as it was found.
+
+        Raises:
+            StillThere: If it is not gone in time.
+        """
+        self._manager._take_down(self.key)
+
+
+class RunningCluster(_Running):
+    """A cluster that is ready. As a context manager, it deletes itself.
+
+    Attributes:
+        key: Which it is.
+        spec: What was asked for, where it is.
+    """
+
+    def __init__(self, manager: ClusterManager, spec: Cluster) -> None:
+        super().__init__(manager, spec.key)
+        self.spec = spec
+
+    def add(
+        self, spec: NodePool, *, timeout: float | None = None
+    ) -> RunningNodePool:
+        """Create a node pool, or adopt it, and wait until it can be used.
+
+        Pools of GPUs are ready when ``nvidia.com/gpu`` is allocatable on each
+        of their nodes.
+
+        Args:
+            spec: What it is like.
+            timeout: Seconds until it has to be ready; the manager's if None.
+
+        Raises:
+            InvalidSpec: If it is in no zone of the cluster's region.
+            CloudbreakError: See `Reconciler.bring_up`; nothing is left of it.
+        """
+        placed = _place(spec, self.spec)
+        self._manager._bring_up(placed, timeout)
+        return RunningNodePool(self._manager, placed.key)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """How to reach its Kubernetes: server, certificate and token."""
+        return self._manager._endpoint(self.name)
+
+    def connect(self, namespace: str = "default") -> Access:
+        """Reach its Kubernetes. Close what you get."""
+        return _connect(self.endpoint, namespace)
+
+
+class RunningNodePool(_Running):
+    """A node pool that is ready. As a context manager, it deletes itself.
+
+    Attributes:
+        key: Which it is.
+    """
+
+
+class _Accesses:
+    """Connections to the Kubernetes of each cluster."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Access] = {}
+
+    def list_nodes(self, endpoint: Endpoint, pool: str) -> Sequence[Node]:
+        """List the nodes of a pool; see `NodeLister`."""
+        access = self._open.get(endpoint.server)
+        if access is None:
+            access = self._open[endpoint.server] = _connect(endpoint)
+        return read_nodes(access.list(NODE, f"{POOL_LABEL}={pool}"))
+
+    def close(self) -> None:
+        """Close them."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def _connect(endpoint: Endpoint, namespace: str = "default") -> Access:
+    return Access.to_server(
+        endpoint.server,
+        ca=endpoint.ca,
+        token=endpoint.token,
+        namespace=namespace,
+    )
+
+
+def _place(pool: NodePool, cluster: Cluster) -> NodePool:
+    """Say where a pool is, and of what."""
+    zones = pool.zones or tuple(z for z in cluster.zones[:1] if is_zone(z))
+    if not zones:
+        raise InvalidSpec(
+            f"node pool {pool.name} has no zone: its cluster is in the region "
+            f"{cluster.zones[0]}, so give zones= of it, the best first"
+        )
+    region = _region(cluster.zones[0])
+    for zone in zones:
+        if _region(zone) != region:
+            raise InvalidSpec(
+                f"zone {zone} of node pool {pool.name} is not in {region}, "
+                f"the region of its cluster {cluster.name}"
+            )
+    if pool.cluster not in {"", cluster.name}:
+        raise InvalidSpec(
+            f"node pool {pool.name} is of cluster {pool.cluster}: add it to "
+            "that one"
+        )
+    return replace(pool, zones=zones, cluster=cluster.name)
+
+
+def _region(place: str) -> str:
+    return place.rpartition("-")[0] if is_zone(place) else place
+
+
+def _user() -> str:
+    """Give the user's name, as a label may be."""
+    name = re.sub(r"[^-_a-z0-9]", "-", getpass.getuser().lower())
+    return name[:63].strip("-_") or "unknown"

@@ -1,0 +1,105 @@
+"""Pure: what is wanted -> GKE's own messages, as dictionaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool, is_zone
+from hermes.cloudbreak.labels import Stamp
+
+__all__ = ("CREATED", "cluster_message", "pool_message")
+
+# A pool says nowhere when it was created, and what labels of its cluster it
+# shows is not for us to know: this one makes a pool one of ours.
+CREATED = "hermes-created"
+# What GKE calls the pool of a cluster that has no other.
+DEFAULT_POOL = "default-pool"
+
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+_DRIVERS = {
+    "default": "DEFAULT",
+    "latest": "LATEST",
+    "disabled": "INSTALLATION_DISABLED",
+}
+
+
+def cluster_message(spec: Cluster, stamp: Stamp, project: str) -> Any:
+    """Describe a cluster, with its own pool."""
+    pool = {
+        "name": DEFAULT_POOL,
+        "initial_node_count": spec.num_nodes,
+        "config": _machine(
+            spec.machine_type, spec.disk_gb, spec.service_account
+        ),
+    }
+    message: dict[str, Any] = {
+        "name": spec.name,
+        "node_pools": [pool],
+        "resource_labels": stamp.labels,
+        # Pods have addresses of the network: what balances loads needs it.
+        "ip_allocation_policy": {"use_ip_aliases": True},
+    }
+    if spec.node_zones:
+        message["locations"] = list(spec.node_zones)
+    if spec.workload_identity:
+        message["workload_identity_config"] = {
+            "workload_pool": f"{project}.svc.id.goog"
+        }
+    given = {
+        "initial_cluster_version": spec.kubernetes_version,
+        "network": spec.network,
+        "subnetwork": spec.subnetwork,
+    }
+    return message | {name: value for name, value in given.items() if value}
+
+
+def pool_message(spec: NodePool, stamp: Stamp, created: float) -> Any:
+    """Describe a node pool, in the first of its zones."""
+    config = _machine(spec.machine_type, spec.disk_gb, spec.service_account)
+    config["labels"] = stamp.labels
+    config["resource_labels"] = {**stamp.labels, CREATED: str(int(created))}
+    config["spot"] = spec.spot
+    if spec.disk_type:
+        config["disk_type"] = spec.disk_type
+    if spec.workload_identity:
+        config["workload_metadata_config"] = {"mode": "GKE_METADATA"}
+    if spec.max_run_seconds is not None:
+        config["max_run_duration"] = {"seconds": int(spec.max_run_seconds)}
+    if spec.num_gpus:
+        config["accelerators"] = [_accelerator(spec)]
+    message: dict[str, Any] = {
+        "name": spec.name,
+        "initial_node_count": spec.num_nodes,
+        "config": config,
+        "locations": [z for z in spec.zones[:1] if is_zone(z)],
+    }
+    if spec.is_autoscaled:
+        message["autoscaling"] = {
+            "enabled": True,
+            "min_node_count": spec.min_nodes,
+            "max_node_count": spec.max_nodes,
+        }
+    return message
+
+
+def _machine(
+    machine_type: str, disk_gb: int, service_account: str
+) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "machine_type": machine_type,
+        "disk_size_gb": disk_gb,
+        "oauth_scopes": list(_SCOPES),
+    }
+    if service_account:
+        config["service_account"] = service_account
+    return config
+
+
+def _accelerator(spec: NodePool) -> dict[str, Any]:
+    return {
+        "accelerator_type": spec.gpu_type,
+        "accelerator_count": spec.num_gpus,
+        "gpu_driver_installation_config": {
+            "gpu_driver_version": _DRIVERS[spec.gpu_driver]
+        },
+    }
