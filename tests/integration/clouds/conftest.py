@@ -285,6 +285,16 @@ def control_plane(
 
 
 @pytest.fixture
+def start_control_plane(
+    kubernetes_build: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], ControlPlane]:
+    """Start one of a test's own, without nodes; the test closes it."""
+    return lambda: ControlPlane(
+        kubernetes_build, tmp_path_factory.mktemp("kubernetes")
+    )
+
+
+@pytest.fixture
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing of the user's is read."""
     for name in ("HOME", "CLOUDSDK_CONFIG"):

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from hermes.cloudbreak.clouds.google._credentials import Credentials
 from hermes.cloudbreak.clouds.google._gke import Wire
@@ -121,6 +122,17 @@ class GKECloud:
 
     def __repr__(self) -> str:
         return f"<GKECloud, project {self.project}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,0 +1,53 @@
+"""A program that brings up a cluster with a pool, forked for each line.
+
+Importing GKE's client takes seconds, and a test needs a fresh process for each
+call at which one is killed; none has called anything before the fork.
+"""
+
+import os
+import sys
+import time
+
+from google.auth.credentials import AnonymousCredentials
+
+from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.waiting import Clock
+
+MANAGER = google.ClusterManager  # imported now
+
+
+def main() -> None:
+    """Fork for each line: ``endpoint``; say the child's pid, then its end."""
+    for line in sys.stdin:
+        ready, go = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(go)
+            os.read(ready, 1)
+            run(line.strip())
+            os._exit(0)
+        os.close(ready)
+        print(pid, flush=True)
+        sys.stdin.readline()  # it is known now
+        os.write(go, b"x")
+        _, status = os.waitpid(pid, 0)
+        os.close(go)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def run(endpoint: str) -> None:
+    """Bring up, and take down."""
+    with MANAGER(
+        "us-central1-a",
+        "test-project",
+        owner="victim",
+        credentials=AnonymousCredentials(),
+        api_endpoint=endpoint,
+        clock=Clock(sleep=lambda seconds: time.sleep(seconds / 50)),
+    ) as manager:
+        cluster = manager.add(google.Cluster("main"))
+        cluster.add(google.NodePool("cpus"))
+
+
+if __name__ == "__main__":
+    main()

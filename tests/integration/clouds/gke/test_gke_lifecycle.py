@@ -1,0 +1,334 @@
+"""GKE's clusters and node pools, against GKE's own interface."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from _gke_rules import Trouble
+from gke import find_methods
+from google.cloud.container_v1 import ClusterManagerClient
+
+from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.errors import (
+    AlreadyThere,
+    CloudUnavailable,
+    InvalidSpec,
+    NotThere,
+    Refused,
+    ResourceFailed,
+    WaitTimeout,
+)
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reaping import reap
+from hermes.cloudbreak.reconciler import Reconciler
+from hermes.cloudbreak.specs import Cause, Key, Kind, State
+from hermes.cloudbreak.testing import CloudSuite
+
+ZONE = "us-central1-a"
+T4 = google.create_gpu_node_pool_config(8, 1, "t4")
+
+
+class TestGKE(CloudSuite):
+    @pytest.fixture
+    def specs(self) -> list:
+        return [
+            google.Cluster("suite", (ZONE,)),
+            google.NodePool("pool", ("us-central1-b",), cluster="suite"),
+        ]
+
+
+class TestRegionalGKE(CloudSuite):
+    @pytest.fixture
+    def specs(self) -> list:
+        return [
+            google.Cluster("suite", ("us-central1",)),
+            google.NodePool(
+                "pool",
+                ("us-central1-b",),
+                cluster="suite",
+                min_nodes=0,
+                max_nodes=4,
+                spot=True,
+            ),
+        ]
+
+
+def test_all_methods_are_routed_and_say_if_they_are_not_here(server) -> None:
+    assert len(find_methods()) == 37
+    with pytest.raises(Exception, match="StartIPRotation is not here"):
+        ClusterManagerClient(transport=server.transport()).start_ip_rotation(
+            name="projects/test-project/locations/x/clusters/y"
+        )
+
+
+def test_a_manager_leaves_nothing(server, project, manager) -> None:
+    with manager:
+        cluster = manager.add(google.Cluster("main"))
+        pool = cluster.add(google.NodePool("cpus", num_nodes=2))
+        assert project.resources == ["main", "main/cpus"]
+        assert cluster.endpoint.server == "https://192.0.2.1"
+        assert "test-project" in repr(pool)
+    assert project.resources == []
+    # The pool goes with its cluster: it is not deleted by itself.
+    assert "DeleteNodePool" not in server.calls
+
+
+def test_parts_are_deleted_when_they_are_left(project, manager) -> None:
+    with manager, manager.add(google.Cluster("main")) as cluster:
+        with cluster.add(google.NodePool("cpus")):
+            assert project.resources == ["main", "main/cpus"]
+        assert project.resources == ["main"]
+    assert project.resources == []
+
+
+def test_an_error_within_leaves_nothing(project, manager) -> None:
+    def work() -> None:
+        with manager:
+            manager.add(google.Cluster("main"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert project.resources == []
+
+
+def test_a_manager_that_is_not_closed_says_so(manage) -> None:
+    manager = manage()
+    manager.add(google.Cluster("main"))
+    with pytest.warns(ResourceWarning, match="costs money"):
+        manager.__del__()
+    manager.close()
+
+
+def test_what_was_there_is_adopted_and_left(project, manage) -> None:
+    with manage() as first:
+        first.add(google.Cluster("main"))
+        with manage() as second:
+            with pytest.raises(AlreadyThere, match="exists_ok=True"):
+                second.add(google.Cluster("main"))
+            spec = google.Cluster("main", exists_ok=True)
+            second.add(spec).add(google.NodePool("cpus"))
+            assert project.resources == ["main", "main/cpus"]
+        assert project.resources == ["main"]
+    assert project.resources == []
+
+
+def test_a_pool_is_what_was_asked_for(server, manager) -> None:
+    spec = google.NodePool(
+        "gpus",
+        spot=True,
+        num_nodes=2,
+        min_nodes=1,
+        max_nodes=5,
+        disk_gb=200,
+        disk_type="pd-ssd",
+        service_account="robot@test-project.iam.gserviceaccount.com",
+        workload_identity=True,
+        gpu_driver="latest",
+        max_run_seconds=7200,
+        **google.create_gpu_node_pool_config(24, 2, "l4"),
+    )
+    client = ClusterManagerClient(transport=server.transport())
+    base = f"projects/test-project/locations/{ZONE}/clusters/main"
+    with manager:
+        manager._cloud._nodes = lambda *_: [
+            google._nodes.Node(f"gke-{n}", True, 2) for n in range(2)
+        ]
+        cluster = manager.add(
+            google.Cluster("main", service_account="a@b", num_nodes=3)
+        )
+        cluster.add(spec)
+        found = client.get_node_pool(name=f"{base}/nodePools/gpus")
+        whole = client.get_cluster(name=base)
+    config = found.config
+    assert (config.machine_type, config.spot) == ("g2-standard-24", True)
+    assert (config.disk_size_gb, config.disk_type) == (200, "pd-ssd")
+    assert config.service_account == spec.service_account
+    assert config.max_run_duration.total_seconds() == 7200
+    assert config.workload_metadata_config.mode.name == "GKE_METADATA"
+    (gpus,) = config.accelerators
+    assert (gpus.accelerator_type, gpus.accelerator_count) == ("nvidia-l4", 2)
+    driver = gpus.gpu_driver_installation_config.gpu_driver_version
+    assert driver.name == "LATEST"
+    scaling = found.autoscaling
+    assert (scaling.min_node_count, scaling.max_node_count) == (1, 5)
+    assert Stamp.read(config.resource_labels) == manager.stamp
+    assert Stamp.read(config.labels) == manager.stamp
+    assert Stamp.read(whole.resource_labels) == manager.stamp
+    pool = "test-project.svc.id.goog"
+    assert whole.workload_identity_config.workload_pool == pool
+    assert whole.node_pools[0].initial_node_count == 3
+
+
+def test_pools_created_at_once_wait_for_one_another(
+    project, cloud, clock
+) -> None:
+    stamp = Stamp("me", "run", int(clock.today()) + 3600)
+    names = ("a", "b", "c")
+    specs = [
+        google.Cluster("main", (ZONE,)),
+        *(google.NodePool(n, (ZONE,), cluster="main") for n in names),
+    ]
+    reconciler = Reconciler(cloud, stamp, clock=clock)
+    reconciler.bring_up(specs, 3600)
+    assert len(project.resources) == 4
+    reconciler.take_down(reconciler.keys)
+    assert project.resources == []
+
+
+def test_a_broken_cluster_says_why(project, manager) -> None:
+    project.troubles["main"] = Trouble("UNKNOWN", "the network is odd")
+    with manager, pytest.raises(ResourceFailed, match="the network is odd"):
+        manager.add(google.Cluster("main"))
+    assert project.resources == []
+
+
+def test_a_pool_without_its_driver_is_not_ready(project, manage) -> None:
+    lack = (
+        r"node gke-0: nvidia.com/gpu is not allocatable \(0 of 1\): its "
+        "driver has not come"
+    )
+    with manage() as manager:
+        manager._cloud._nodes = lambda *_: [google._nodes.Node("gke-0", True)]
+        cluster = manager.add(google.Cluster("main"))
+        with pytest.raises(WaitTimeout, match=lack):
+            cluster.add(google.NodePool("gpus", **T4))
+        assert project.resources == ["main"]
+
+
+def test_kubernetes_that_does_not_answer_is_waited_for(
+    project, manage
+) -> None:
+    def silent(*_):
+        raise CloudUnavailable("connection refused")
+
+    with manage(timeout=300) as manager:
+        manager._cloud._nodes = silent
+        cluster = manager.add(google.Cluster("main"))
+        with pytest.raises(WaitTimeout, match="cannot be seen: connection re"):
+            cluster.add(google.NodePool("gpus", **T4))
+    assert project.resources == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (google.Cluster("main", ("us-west9-a",)), "locations/us-west9-a"),
+        (google.Cluster("main", machine_type="z9-large"), "z9-large"),
+    ],
+)
+def test_what_gke_refuses_is_refused(project, manager, spec, message) -> None:
+    with manager, pytest.raises(Refused, match=message):
+        manager.add(spec)
+    assert project.resources == []
+
+
+def test_another_project_is_refused(server, clock) -> None:
+    manager = google.ClusterManager(
+        ZONE, "not-mine", clock=clock, transport=server.transport()
+    )
+    with pytest.raises(Refused, match=r"container\.clusters\.list"):
+        manager.add(google.Cluster("main"))
+    manager._cloud.close()
+
+
+def test_a_name_taken_elsewhere_is_not_ours(project, manage) -> None:
+    with manage("us-east4-a") as first:
+        first.add(google.Cluster("main"))
+        with (
+            manage() as second,
+            pytest.raises(Refused, match="is in us-east4-a, and not in us-c"),
+        ):
+            second.add(google.Cluster("main", exists_ok=True))
+        assert project.resources == ["main"]
+
+
+def test_two_of_one_name_are_not_deleted_by_a_guess(server, cloud) -> None:
+    client = ClusterManagerClient(transport=server.transport())
+    for place in (ZONE, "us-east4-b"):
+        client.create_cluster(
+            parent=f"projects/test-project/locations/{place}",
+            cluster={"name": "main", "initial_node_count": 1},
+        )
+    with pytest.raises(Refused, match=f"in {ZONE} and us-east4-b"):
+        cloud.delete(Key(Kind.CLUSTER, "main"))
+
+
+def test_zones_that_cannot_be_seen_into_are_not_empty(
+    project, clock, cloud
+) -> None:
+    stamp = Stamp("me", "run", int(clock.today()) + 3600)
+    cloud.create(google.Cluster("main", (ZONE,)), stamp)
+    project.missing_zones = ["us-east4-b"]
+    assert [each.key.name for each in cloud.observe()] == ["main"]
+    project.missing_zones = [ZONE]
+    with pytest.raises(CloudUnavailable, match=f"cannot see into {ZONE}"):
+        list(cloud.observe())
+
+
+def test_only_googles_own_descriptions_are_taken(cloud, clock) -> None:
+    from hermes.cloudbreak.specs import ClusterSpec, NodePoolSpec
+
+    stamp = Stamp("me", "run", int(clock.today()))
+    with pytest.raises(Refused, match=r"GKE has google\.Cluster"):
+        cloud.create(ClusterSpec("main", (ZONE,)), stamp)
+    with pytest.raises(InvalidSpec, match="give zones or regions"):
+        cloud.create(google.Cluster("main"), stamp)
+    with pytest.raises(NotThere, match="no cluster main"):
+        cloud.create(google.NodePool("pool", cluster="main"), stamp)
+    with pytest.raises(Refused, match=r"GKE has google\.Cluster"):
+        cloud.create(NodePoolSpec("pool", cluster="main"), stamp)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "pool", "message"),
+    [
+        ("us-central1", {}, "has no zone: its cluster is in the region"),
+        (ZONE, {"zones": ("us-east4-a",)}, "is not in us-central1"),
+        (ZONE, {"cluster": "other"}, "add it to that one"),
+    ],
+)
+def test_a_pool_is_in_its_clusters_region(
+    cluster, pool, message, manage
+) -> None:
+    with manage(cluster) as manager:
+        main = manager.add(google.Cluster("main"))
+        with pytest.raises(InvalidSpec, match=message):
+            main.add(google.NodePool("pool", **pool))
+
+
+def test_a_cluster_needs_a_place(manage) -> None:
+    with (
+        manage("") as manager,
+        pytest.raises(InvalidSpec, match="give zones=, or zone="),
+    ):
+        manager.add(google.Cluster("main"))
+
+
+def test_what_others_have_is_never_reaped(
+    server, project, clock, cloud
+) -> None:
+    client = ClusterManagerClient(transport=server.transport())
+    client.create_cluster(
+        parent=f"projects/test-project/locations/{ZONE}",
+        cluster={"name": "theirs", "initial_node_count": 1},
+    )
+    stamp = Stamp("me", "run", int(clock.today()) + 3600)
+    cloud.create(google.Cluster("ours", ("us-east4-a",)), stamp)
+    clock.sleep(100)
+    assert reap(cloud, clock=clock) == []
+    clock.sleep(3600)
+    assert reap(cloud, clock=clock) == [Key(Kind.CLUSTER, "ours")]
+    assert project.resources == ["theirs"]
+    (found,) = [cloud.find(Key(Kind.CLUSTER, "theirs"))]
+    assert (found.state, found.cause) == (State.READY, Cause.OTHER)
+
+
+def test_nothing_is_said_of_tokens(manager, caplog) -> None:
+    caplog.set_level(logging.DEBUG)
+    with manager:
+        cluster = manager.add(google.Cluster("main"))
+        shown = repr((manager, cluster, cluster.endpoint, manager._cloud))
+    assert "token" not in shown
+    assert "token" not in caplog.text
