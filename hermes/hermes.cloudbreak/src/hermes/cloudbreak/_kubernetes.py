@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -279,10 +280,11 @@ class _MemoryFile:
     """
 
     def __init__(self, content: bytes) -> None:
-        self._file = os.fdopen(os.memfd_create("hermes"), "wb")
-        self._file.write(content)
-        self._file.flush()
-        self.path = f"/proc/self/fd/{self._file.fileno()}"
+        descriptor = os.memfd_create("hermes")
+        weakref.finalize(self, os.close, descriptor)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        self.path = f"/proc/self/fd/{descriptor}"
 
 
 def _find_namespace(path: str, context: str | None) -> str:
