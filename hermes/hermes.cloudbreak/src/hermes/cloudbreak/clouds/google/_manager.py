@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-import re
-import uuid
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,11 +22,10 @@ from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key
+from hermes.cloudbreak.triton import Deployer, TritonService
 from hermes.cloudbreak.waiting import Clock
 
 __all__ = ("ClusterManager", "RunningCluster", "RunningNodePool")
-
-_DAY = 86_400.0
 
 
 class ClusterManager:
@@ -36,7 +33,7 @@ class ClusterManager:
 
     Leaving it deletes everything that was added, whatever happened. A program
     that is killed leaves what it has: `hermes.cloudbreak.reaping.reap` deletes
-    it after ``max_seconds``, on any machine.
+    it after its ``lifetime``, on any machine.
 
     Args:
         zone: Where clusters are that do not say so: a zone, or a region.
@@ -44,8 +41,9 @@ class ClusterManager:
             credentials if empty.
         credentials: The path of a key file, an object of google-auth, or None
             for Application Default Credentials.
-        owner: Who answers for it all; the name of the user if None.
-        max_seconds: When anybody may delete it, in seconds from now.
+        owner: Who answers for it all; who runs this if None.
+        run: What this run is called; something unique if None.
+        lifetime: Seconds after which anybody may delete it.
         timeout: Seconds until something that is added has to be ready.
         deletion_timeout: Seconds until it has to be gone.
         report: Called with what is waited for, whenever that has changed; it
@@ -69,7 +67,8 @@ class ClusterManager:
         *,
         credentials: Any = None,
         owner: str | None = None,
-        max_seconds: float = _DAY,
+        run: str | None = None,
+        lifetime: float = 24 * 3600.0,
         timeout: float = 1800.0,
         deletion_timeout: float = 1200.0,
         report: Callable[[Mapping[Key, str]], object] | None = None,
@@ -79,11 +78,8 @@ class ClusterManager:
     ) -> None:
         clock = clock or Clock()
         self.zone = zone
-        self.stamp = Stamp(
-            _user() if owner is None else owner,
-            uuid.uuid4().hex[:12],
-            int(clock.today() + max_seconds),
-        )
+        self._clock, self._report = clock, report
+        self.stamp = Stamp.make(owner, run, clock.today() + lifetime)
         self._timeout = timeout
         self._accesses = _Accesses()
         self._cloud = GKECloud(
@@ -101,6 +97,7 @@ class ClusterManager:
             report=report,
             deletion_timeout=deletion_timeout,
         )
+        self._clusters: list[RunningCluster] = []
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -155,7 +152,9 @@ class ClusterManager:
         self._bring_up(spec, timeout)
         # It may be in another of its zones by now.
         place = self._cloud.locate(spec.name)
-        return RunningCluster(self, replace(spec, zones=(place,)))
+        made = RunningCluster(self, replace(spec, zones=(place,)))
+        self._clusters.append(made)
+        return made
 
     def close(self) -> None:
         """Delete everything that was added, and wait until it is gone.
@@ -163,12 +162,19 @@ class ClusterManager:
         Raises:
             StillThere: If it is not gone in time; it names what is left.
         """
+        # From the last to the first, whatever goes wrong on the way.
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._cloud.close)
+            stack.callback(self._accesses.close)
+            stack.callback(self._take_everything_down)
+            for cluster in self._clusters:
+                stack.callback(cluster.undeploy)
+
+    def _take_everything_down(self) -> None:
         try:
             self._reconciler.take_down(self._reconciler.keys)
         finally:
             self._is_closed = True
-            self._accesses.close()
-            self._cloud.close()
 
     def _bring_up(
         self, spec: Cluster | NodePool, timeout: float | None
@@ -182,6 +188,11 @@ class ClusterManager:
 
     def _endpoint(self, name: str) -> Endpoint:
         return self._cloud.endpoint(name)
+
+    def _deployer(self, access: Access) -> Deployer:
+        return Deployer(
+            access, self.stamp, clock=self._clock, report=self._report
+        )
 
 
 class _Running:
@@ -232,6 +243,7 @@ class RunningCluster(_Running):
     def __init__(self, manager: ClusterManager, spec: Cluster) -> None:
         super().__init__(manager, spec.key)
         self.spec = spec
+        self._deployer: Deployer | None = None
 
     def add(
         self, spec: NodePool, *, timeout: float | None = None
@@ -257,6 +269,47 @@ class RunningCluster(_Running):
     def endpoint(self) -> Endpoint:
         """How to reach its Kubernetes: server, certificate and token."""
         return self._manager._endpoint(self.name)
+
+    def deploy_triton(
+        self, repository: str, name: str = "triton", **settings: Any
+    ) -> TritonService:
+        """Have Triton serve a repository, and wait until it infers.
+
+        Args:
+            repository: Where the models are, as the servers see it.
+            name: What the deployment is called.
+            **settings: See `Deployer.deploy_triton`.
+
+        Raises:
+            CloudbreakError: See `Deployer.deploy_triton`.
+        """
+        if self._deployer is None:
+            self._deployer = self._manager._deployer(self.connect())
+        return self._deployer.deploy_triton(repository, name, **settings)
+
+    def undeploy(self) -> None:
+        """Delete what was deployed, and wait until it is gone.
+
+        Raises:
+            StillThere: If it is not gone in time.
+        """
+        deployer, self._deployer = self._deployer, None
+        if deployer is not None:
+            deployer.close()
+
+    def delete(self) -> None:
+        """Delete it and all that is in it; wait until that is gone.
+
+        What was deployed goes first: load balancers are not part of a cluster,
+        and would outlive it.
+
+        Raises:
+            StillThere: If it is not gone in time.
+        """
+        try:
+            self.undeploy()
+        finally:
+            super().delete()
 
     def connect(self, namespace: str = "default") -> Access:
         """Reach its Kubernetes. Close what you get."""
@@ -324,9 +377,3 @@ def _place(pool: NodePool, cluster: Cluster) -> NodePool:
 
 def _region(place: str) -> str:
     return place.rpartition("-")[0] if is_zone(place) else place
-
-
-def _user() -> str:
-    """Give the user's name, as a label may be."""
-    name = re.sub(r"[^-_a-z0-9]", "-", getpass.getuser().lower())
-    return name[:63].strip("-_") or "unknown"
