@@ -20,6 +20,7 @@ from _gke_checks import (
 from _gke_machines import Machines, NoMachines
 from google.cloud.container_v1 import types
 
+VERSION = "1.33.5-gke.1080000"
 BUSY = "CLUSTER_ALREADY_HAS_OPERATION"
 
 _Status, _Kind = types.Operation.Status, types.Operation.Type
@@ -169,6 +170,7 @@ class Project:
         self._check_idle(cluster)
         cluster.status = _Cluster.RECONCILING
         pool.status = _Pool.PROVISIONING
+        pool.version = VERSION
         pool.locations = pool.locations or cluster.locations
         cluster.node_pools.append(pool)
         return self._begin(
@@ -356,7 +358,9 @@ class Project:
             f"https://container.googleapis.com/v1/projects/{self.name}/zones/"
             f"{location}/clusters/{cluster.name}"
         )
-        cluster.current_master_version = "1.33.5-gke.1080000"
+        cluster.initial_cluster_version = VERSION
+        cluster.current_master_version = VERSION
+        cluster.current_node_version = VERSION
         if not cluster.locations:
             inside = [z for z in ZONES if region_of(z) == location]
             cluster.locations = inside or [location]
@@ -369,7 +373,7 @@ class Project:
                 )
             ]
         for pool in cluster.node_pools:
-            pool.status = _Pool.PROVISIONING
+            pool.status, pool.version = _Pool.PROVISIONING, VERSION
             pool.locations = pool.locations or cluster.locations
 
 
