@@ -44,14 +44,15 @@ class Fault:
     Attributes:
         code: The error that the caller gets; None for none.
         done: Whether what was asked for is done all the same.
-        kill: Whether the calling process is killed.
+        kill: The signal that the calling process is sent; 0 for none. After
+            SIGKILL nothing is done for it that was not done before.
         text: What the error says.
         reason: The reason in its details.
     """
 
     code: str | None = None
     done: bool = False
-    kill: bool = False
+    kill: int = 0
     text: str = "a fault"
     reason: str = ""
 
@@ -140,25 +141,29 @@ class Server:
             number = len(self.calls)
             fault = self.faults.get(number) or self.faults.get(rpc)
             if fault and fault.kill and not fault.done:
-                self._kill()
+                self._kill(fault.kill)
             if method is None:
                 raise rules.Error("UNIMPLEMENTED", f"{rpc} is not here")
             answer = None
-            if fault is None or fault.done or not (fault.code or fault.kill):
+            if fault is None or fault.done or not _is_final(fault):
                 answer = method(request)
             if fault and fault.kill:
-                self._kill()
-            if fault and (fault.code or fault.kill):
+                self._kill(fault.kill)
+            if fault and _is_final(fault):
                 raise rules.Error(
                     fault.code or "UNAVAILABLE", fault.text, fault.reason
                 )
             return answer
 
-    def _kill(self) -> None:
+    def _kill(self, number: int) -> None:
         if self.victim is not None:
-            os.kill(self.victim, signal.SIGKILL)
+            os.kill(self.victim, number)
             self.victim = None
             time.sleep(0.01)
+
+
+def _is_final(fault: Fault) -> bool:
+    return bool(fault.code) or fault.kill == signal.SIGKILL
 
 
 def find_methods() -> list[tuple[str, str, Any, Any]]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from hermes.cloudbreak.clouds import google
 from hermes.cloudbreak.testing import FakeClock
@@ -67,3 +72,40 @@ def manage(
 @pytest.fixture
 def manager(manage: Callable[..., google.ClusterManager]):
     return manage()
+
+
+@pytest.fixture(scope="module")
+def certificate() -> tuple[bytes, bytes]:
+    """Key and certificate of ``localhost``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("localhost")]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        made.public_bytes(serialization.Encoding.PEM),
+    )
+
+
+@pytest.fixture(scope="module")
+def roots(certificate, tmp_path_factory) -> Path:
+    """What a client trusts that trusts ``certificate``."""
+    path = tmp_path_factory.mktemp("tls") / "roots.pem"
+    path.write_bytes(certificate[1])
+    return path

@@ -1,12 +1,12 @@
-"""A program killed with -9 at every call in turn, and what is left of it.
+"""A program killed at every call in turn, and what is left of it.
 
 Its client is unmodified: GKE's own, over TLS, told another address.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,10 +15,6 @@ from pathlib import Path
 
 import pytest
 from _gke_rules import Project
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from gke import Fault, Server
 
 from hermes.cloudbreak.clouds import google
@@ -30,35 +26,6 @@ LATER = Clock(
     today=lambda: time.time() + 2 * 86_400,
     sleep=lambda seconds: time.sleep(seconds / 50),
 )
-
-
-@pytest.fixture(scope="module")
-def certificate() -> tuple[bytes, bytes]:
-    """Key and certificate of ``localhost``."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost")]), False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    return (
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-        made.public_bytes(serialization.Encoding.PEM),
-    )
 
 
 class Zygote:
@@ -91,9 +58,7 @@ class Zygote:
 
 
 @pytest.fixture(scope="module")
-def zygote(certificate, tmp_path_factory) -> Iterator[Zygote]:
-    roots = tmp_path_factory.mktemp("tls") / "roots.pem"
-    roots.write_bytes(certificate[1])
+def zygote(roots: Path) -> Iterator[Zygote]:
     made = Zygote(roots)
     yield made
     made.close()
@@ -111,7 +76,7 @@ def test_killed_at_every_call_nothing_is_left(
         while status == -9:
             number += 1
             server.calls.clear()
-            server.faults = {number: Fault(done=done, kill=True)}
+            server.faults = {number: Fault(done=done, kill=signal.SIGKILL)}
             status = zygote.run(server)
             server.faults.clear()
             found.add(len(project.resources))
@@ -126,3 +91,22 @@ def test_killed_at_every_call_nothing_is_left(
     assert status == 0
     assert number > 10
     assert found == {0, 1, 2}  # each stage was left behind once
+
+
+def test_interrupted_at_any_call_it_tidies_up_itself(
+    certificate, zygote
+) -> None:
+    project = Project(seconds=0.1)
+    server = Server(project, certificate)
+    try:
+        number, status = 0, 130
+        while status == 130:
+            number += 1
+            server.calls.clear()
+            server.faults = {number: Fault(kill=signal.SIGINT)}
+            status = zygote.run(server)
+            assert project.resources == [], number
+    finally:
+        server.close()
+    assert status == 0
+    assert number > 10

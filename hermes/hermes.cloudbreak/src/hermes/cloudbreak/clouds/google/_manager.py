@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,8 @@ from hermes.cloudbreak.triton import Deployer, TritonService
 from hermes.cloudbreak.waiting import Clock
 
 __all__ = ("ClusterManager", "RunningCluster", "RunningNodePool")
+
+_log = logging.getLogger(__name__)
 
 
 class ClusterManager:
@@ -159,6 +162,8 @@ class ClusterManager:
     def close(self) -> None:
         """Delete everything that was added, and wait until it is gone.
 
+        It goes on after one Ctrl-C, and gives up after the second.
+
         Raises:
             StillThere: If it is not gone in time; it names what is left.
         """
@@ -171,8 +176,15 @@ class ClusterManager:
                 stack.callback(cluster.undeploy)
 
     def _take_everything_down(self) -> None:
+        keys = self._reconciler.keys
         try:
-            self._reconciler.take_down(self._reconciler.keys)
+            self._reconciler.take_down(keys)
+        except KeyboardInterrupt:
+            _log.warning(
+                "still deleting; Ctrl-C again leaves it to `hermes-cloud reap`"
+            )
+            self._reconciler.take_down(keys)
+            raise
         finally:
             self._is_closed = True
 
