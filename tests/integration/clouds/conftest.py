@@ -106,30 +106,31 @@ class ControlPlane:
         if wait:
             wait_until(lambda: self._is_ready(name, gpus), f"node {name}")
 
-    def add_kubelet(
+    def add_kubelets(
         self,
-        name: str,
-        *,
+        *names: str,
         gpus: int = 2,
         serve: bool = False,
         labels: str = "",
     ) -> None:
-        """Add a node whose pods become ready, or are real Tritons.
+        """Add nodes whose pods become ready, or are real Tritons.
 
         See scripts/testing/_kubelet.py: hollow nodes run no probes, so that
         nothing that has a probe becomes ready on them.
         """
-        command = [sys.executable, str(KUBELET), str(self.kubeconfig), name]
-        command += [f"--gpus={gpus}", f"--labels={labels}"]
-        kubelet = subprocess.Popen(
-            [*command, *(["--serve"] if serve else [])],
-            stdin=subprocess.PIPE,  # it ends when this does
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self._kubelets[name] = kubelet
-        assert kubelet.stdout.readline().strip() == name
+        for name in names:
+            command = [sys.executable, KUBELET, self.kubeconfig, name]
+            command += [f"--gpus={gpus}", f"--labels={labels}"]
+            self._kubelets[name] = subprocess.Popen(
+                [*command, *(["--serve"] if serve else [])],
+                stdin=subprocess.PIPE,  # it ends when this does
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        for name in names:
+            said = self._kubelets[name].stdout.readline().strip()
+            assert said == name, f"no node {name}: it said {said!r}"
 
     def remove_kubelet(self, name: str) -> None:
         """Have such a node leave, with its pods."""
@@ -277,8 +278,7 @@ def control_plane(
         kubernetes_build, tmp_path_factory.mktemp("kubernetes")
     )
     try:
-        for name in ("gpu-0", "gpu-1"):
-            plane.add_kubelet(name)
+        plane.add_kubelets("gpu-0", "gpu-1")
         yield plane
     finally:
         plane.close()

@@ -194,7 +194,10 @@ def test_what_is_broken_for_good_is_said_early(
             {"gpus": 4},
             "it asks for 4 nvidia.com/gpu, .* have in all: gpu-0 2, gpu-1 2",
         ),
-        ({"gpu_type": "nvidia-l4"}, "has no node: .*didn't match node selec"),
+        (
+            {"gpu_type": "nvidia-l4"},
+            "has no node: .*didn't match Pod's node affin",
+        ),
         ({"service": "load-balancer"}, "triton-0 has no address yet"),
     ],
 )
@@ -207,8 +210,13 @@ def test_what_may_recover_is_said_when_time_is_up(
 
 
 def test_a_refused_part_takes_the_rest_with_it(cluster, access) -> None:
-    with pytest.raises(Refused, match="422 "):
-        cluster.deploy_triton(BUCKET, tolerations=("-bad-",))
+    with pytest.raises(Refused, match=r"422 .*LoadBalancerSourceRanges"):
+        cluster.deploy_triton(
+            BUCKET, service="load-balancer", source_ranges=("nowhere",)
+        )
+    assert left(access) == []
+    with pytest.raises(ResourceFailed, match=r"pods are refused: .*-bad-"):
+        cluster.deploy_triton(BUCKET, tolerations=("-bad-",), timeout=20)
     assert left(access) == []
 
 

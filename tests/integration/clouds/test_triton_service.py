@@ -57,7 +57,7 @@ def repository(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def plane(control_plane) -> Iterator:
-    control_plane.add_kubelet("tritons", serve=True, labels="pool=tritons")
+    control_plane.add_kubelets("tritons", serve=True, labels="pool=tritons")
     yield control_plane
     control_plane.remove_kubelet("tritons")
 

@@ -113,7 +113,8 @@ def refused(events: Iterable[Manifest], owner: str) -> Trouble | None:
     message = _newest(told)["message"]
     is_quota = "exceeded quota" in message
     cause = Cause.QUOTA if is_quota else Cause.OTHER
-    return Trouble(f"its pods are refused: {message}", is_quota, cause)
+    is_final = is_quota or "is invalid" in message
+    return Trouble(f"its pods are refused: {message}", is_final, cause)
 
 
 def _say_phase(pod: Manifest) -> Trouble | None:
