@@ -13,13 +13,19 @@ if TYPE_CHECKING:
     from hermes.aeriel._transport import Transport
     from hermes.aeriel._triton import TritonTransport
     from hermes.aeriel.serve import Server, serve
+    from hermes.cloudbreak.triton import TritonService
     from hermes.quiver import ModelRepository
 
     def producers_satisfy_consumers(
-        server: Server, repository: ModelRepository, transport: TritonTransport
+        server: Server,
+        repository: ModelRepository,
+        transport: TritonTransport,
+        service: TritonService,
     ) -> None:
         """Nothing runs here: each line is a question to mypy."""
         _endpoint: EndpointLike = server.endpoint
+        _shared: EndpointLike = service.endpoint
+        _several: tuple[EndpointLike, ...] = service.endpoints
         _transport: Transport = transport
         serve(repository)
 

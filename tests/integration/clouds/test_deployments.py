@@ -18,6 +18,7 @@ from hermes.cloudbreak.deployment import SecretValue, TritonSpec
 from hermes.cloudbreak.errors import (
     AlreadyThere,
     CloudbreakError,
+    InvalidSpec,
     Refused,
     ResourceFailed,
     WaitTimeout,
@@ -31,8 +32,8 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("at_home")]
 BUDGET = Type("policy/v1beta1", "PodDisruptionBudget")
 KINDS = (POD, SERVICE, STATEFUL_SET, BUDGET)
 BUCKET = "gs://bucket/models"
-# Waits as the real one does, and looks ten times as often.
-CLOCK = Clock(sleep=lambda seconds: time.sleep(seconds / 10))
+# The real one, but for looking often.
+CLOCK = Clock(sleep=lambda seconds: time.sleep(seconds / 50))
 
 
 def is_ready(endpoint) -> None:
@@ -77,7 +78,7 @@ import os, sys
 from hermes.cloudbreak.clouds.kubeconfig import Cluster
 from hermes.cloudbreak.waiting import Clock
 import time
-clock = Clock(sleep=lambda seconds: time.sleep(seconds / 10))
+clock = Clock(sleep=lambda seconds: time.sleep(seconds / 50))
 for line in sys.stdin:
     kubeconfig, namespace, name = line.split()
     pid = os.fork()
@@ -307,3 +308,42 @@ def test_servers_have_names_within_the_cluster(cluster, namespace) -> None:
         assert [e.grpc for e in service.endpoints] == [
             f"triton-{index}.triton.{namespace}.svc:8001" for index in (0, 1)
         ]
+
+
+def test_servers_that_do_not_infer_are_not_ready(cluster, access) -> None:
+    asked = []
+
+    def never(endpoint) -> None:
+        asked.append(endpoint.http)
+        raise ConnectionError("the answer is wrong")
+
+    with pytest.raises(WaitTimeout, match=r"triton-1: .*the answer is wrong"):
+        cluster.deploy_triton(BUCKET, replicas=2, ready=never, timeout=2)
+    assert len(set(asked)) == 2
+    assert left(access) == []
+
+    def refuse(endpoint) -> None:
+        raise ArithmeticError(f"{endpoint.http}: scores are not finite")
+
+    with pytest.raises(ResourceFailed, match="scores are not finite"):
+        cluster.deploy_triton(BUCKET, ready=refuse)
+    assert left(access) == []
+
+
+def test_settings_that_do_not_exist_are_refused(cluster) -> None:
+    with pytest.raises(
+        InvalidSpec, match="unexpected keyword argument 'replica'"
+    ):
+        cluster.deploy_triton(BUCKET, replica=2)
+
+
+def test_scaling_that_fails_leaves_what_there_was(cluster, access) -> None:
+    with cluster.deploy_triton(BUCKET, gpus=2, ready=is_ready) as service:
+        with pytest.raises(WaitTimeout, match=r"triton-2 has no node"):
+            service.scale(3, timeout=2)
+        assert service.replicas == len(access.list(POD)) == 1
+        with pytest.raises(InvalidSpec, match="replicas=0 of triton: give 1"):
+            service.scale(0)
+        access.delete(SERVICE, "triton")
+        with pytest.raises(ResourceFailed, match="somebody has deleted"):
+            service.scale(2, timeout=5)

@@ -18,11 +18,8 @@ from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.endpoint import EndpointLike
 from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET
 from hermes.cloudbreak.clouds.kubeconfig import Cluster
-from hermes.cloudbreak.errors import (
-    ReplicasFailed,
-    ResourceFailed,
-    WaitTimeout,
-)
+from hermes.cloudbreak.errors import ReplicasFailed
+from hermes.cloudbreak.waiting import Clock
 
 pytestmark = [
     pytest.mark.kubernetes,
@@ -31,6 +28,7 @@ pytestmark = [
 ]
 
 KERNEL_SIZE, STRIDE = 32, 8
+CLOCK = Clock(sleep=lambda seconds: time.sleep(seconds / 10))
 SELECTOR = {"pool": "tritons"}
 
 
@@ -64,7 +62,9 @@ def plane(control_plane) -> Iterator:
 
 @pytest.fixture
 def cluster(plane, namespace) -> Iterator[Cluster]:
-    with Cluster(plane.kubeconfig, namespace=namespace, owner="me") as made:
+    with Cluster(
+        plane.kubeconfig, namespace=namespace, owner="me", clock=CLOCK
+    ) as made:
         yield made
 
 
@@ -159,29 +159,3 @@ def test_models_are_loaded_by_all_servers_or_it_is_said_by_which_not(
         service.scale(1, timeout=90)
         assert service.endpoints == (first,)
         assert len(access.list(POD)) == 1
-
-
-def test_a_server_that_does_not_infer_is_not_ready(
-    cluster, access, repository
-) -> None:
-    asked = []
-
-    def never(endpoint) -> None:
-        asked.append(endpoint)
-        raise ConnectionError("the answer is wrong")
-
-    with pytest.raises(WaitTimeout, match="the answer is wrong"):
-        cluster.deploy_triton(
-            repository, gpus=0, node_selector=SELECTOR, ready=never, timeout=8
-        )
-    assert asked
-    assert not access.list(SERVICE)
-
-    def refuse(endpoint) -> None:
-        raise ArithmeticError(f"{endpoint.http}: scores are not finite")
-
-    with pytest.raises(ResourceFailed, match="scores are not finite"):
-        cluster.deploy_triton(
-            repository, gpus=0, node_selector=SELECTOR, ready=refuse
-        )
-    assert not access.list(SERVICE)
