@@ -394,13 +394,9 @@ def _kind(status: int, reason: object, message: str) -> type[CloudError]:
     if status == 409:
         if reason == "AlreadyExists":
             return AlreadyThere
-        return (
-            NotThere
-            if "UID in precondition" in message
-            else (
-                CloudUnavailable  # somebody else has changed it meanwhile
-            )
-        )
+        # Else somebody has changed it meanwhile.
+        is_another = "UID in the precondition" in message
+        return NotThere if is_another else CloudUnavailable
     if status == 403 and "exceeded quota" in message:
         return QuotaExceeded
     if status == 404:

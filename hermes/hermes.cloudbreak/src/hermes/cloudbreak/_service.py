@@ -35,6 +35,8 @@ T = TypeVar("T")
 # Seconds that one request of ours may take, where its deadline allows it.
 _REQUEST = 30.0
 _LOADING = 600.0
+# Seconds that taking back a failed change may take.
+_UNDOING = 120.0
 # A server that has inferred nothing for so long has nothing left to do [s].
 _QUIET = 3.0
 
@@ -190,8 +192,8 @@ class TritonService:
         if replicas > before:
             try:
                 self._grow(before, replicas, deadline)
-            except BaseException:
-                self._shrink(before, before, deadline)
+            except BaseException as error:
+                self._undo(before, replicas, error)
                 raise
         elif replicas < before:
             self._drain(replicas, drain)
@@ -321,6 +323,12 @@ class TritonService:
         self._access.scale(STATEFUL_SET, self.name, replicas)
         self._wait(deadline)
         self._add(range(before, replicas), deadline)
+
+    def _undo(self, before: int, wanted: int, error: BaseException) -> None:
+        try:
+            self._shrink(wanted, before, self._clock.now() + _UNDOING)
+        except Exception as trouble:  # noqa: BLE001 - the first one counts
+            error.add_note(f"and afterwards: {trouble}")
 
     def _drain(self, replicas: int, seconds: float) -> None:
         """Keep clients away from those that have to go, and let them end."""
