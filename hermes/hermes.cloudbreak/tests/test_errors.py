@@ -1,6 +1,7 @@
 """The tree of errors."""
 
 import inspect
+import pickle
 
 from hermes.cloudbreak import errors
 
@@ -33,3 +34,10 @@ def test_every_error_is_public() -> None:
         if inspect.isclass(value) and issubclass(value, Exception)
     }
     assert kinds == set(errors.__all__)
+
+
+def test_who_failed_survives_the_way_from_another_process() -> None:
+    error = errors.ReplicasFailed("1 of 2 servers", {"triton-1": "gone"})
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    assert str(copy) == "1 of 2 servers"
+    assert copy.failed == {"triton-1": "gone"}

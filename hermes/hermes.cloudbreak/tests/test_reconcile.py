@@ -123,3 +123,12 @@ def test_what_may_yet_appear_is_waited_for() -> None:
 def test_what_is_there_and_not_wanted_is_left_over() -> None:
     there = [Observed(VM.key, DELETING), Observed(CLUSTER.key, READY)]
     assert leftovers(plan(CLUSTER), {}, there, 0) == {VM.key: "being deleted"}
+
+
+def test_what_is_there_in_part_is_asked_for_again_if_it_is_ours() -> None:
+    part = Observed(VM.key, State.PARTIAL)
+    asked = {VM.key: Request(0, answered=True, seen=True)}
+    assert diff(plan(VM), asked, [part]) == [Create(VM)]
+    assert diff(plan(VM), {}, [part], adopted={VM.key}) == []
+    assert diff({}, asked, [part]) == [Delete(VM.key)]
+    assert unready(plan(VM), [part]) == {VM.key: "there in part"}

@@ -89,3 +89,12 @@ def test_labels_of_others_are_not_taken_for_ours(labels: Any) -> None:
 def test_owners_that_are_no_label_are_refused(owner: str) -> None:
     with pytest.raises(InvalidSpec, match="owner="):
         Stamp(owner, "run", 1)
+
+
+def test_a_stamp_makes_up_what_is_not_given(monkeypatch) -> None:
+    monkeypatch.setenv("LOGNAME", "Albert.Einstein")
+    one, other = (Stamp.make(None, None, 1.8e9) for _ in range(2))
+    assert one.owner == "albert-einstein"
+    assert one.run != other.run
+    assert one.deadline == 1_800_000_000
+    assert Stamp.make("me", "o4", 1) == Stamp("me", "o4", 1)

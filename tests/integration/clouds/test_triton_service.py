@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 
+import fsspec
 import numpy as np
 import psutil
 import pytest
@@ -33,14 +35,19 @@ SELECTOR = {"pool": "tritons"}
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory) -> str:
+def bucket(gcs_emulator) -> tuple[str, dict[str, str]]:
+    """Models in a bucket, and how a server reaches it."""
     import torch
 
     from hermes.quiver import ModelRepository, Platform
 
+    options = {"endpoint_url": gcs_emulator, "token": "anon"}
+    fs = fsspec.filesystem("gs", **options)
+    if not fs.exists("hermes-deployed"):
+        fs.mkdir("hermes-deployed")
     torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("models")
-    models = ModelRepository(root)
+    root = f"gs://hermes-deployed/{uuid.uuid4().hex}/models"
+    models = ModelRepository(root, **options)
     network = models.add("network", Platform.ONNX)
     network.export_version(
         torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)),
@@ -50,7 +57,7 @@ def repository(tmp_path_factory) -> str:
     ensemble.add_streaming_inputs(network.inputs["input"], stream_size=STRIDE)
     ensemble.add_output(network.outputs["output_0"])
     ensemble.export_version(None)
-    return str(root)
+    return root, {"CLOUD_STORAGE_EMULATOR_ENDPOINT": gcs_emulator}
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +92,14 @@ def of_pod(access, name) -> psutil.Process:
 
 
 def test_a_stream_survives_the_death_of_a_server(
-    cluster, access, repository
+    cluster, access, bucket
 ) -> None:
+    repository, env = bucket
     rng = np.random.default_rng(0)
     updates = list(rng.standard_normal((400, 2, STRIDE), np.float32))
     with cluster.deploy_triton(
         repository,
+        env=env,
         replicas=2,
         node_selector=SELECTOR,
         service="port-forward",
@@ -130,12 +139,14 @@ def test_a_stream_survives_the_death_of_a_server(
 
 
 def test_models_are_loaded_by_all_servers_or_it_is_said_by_which_not(
-    cluster, access, repository
+    cluster, access, bucket
 ) -> None:
     """And servers come and go, under the addresses that they had."""
+    repository, env = bucket
     with cluster.deploy_triton(
         repository,
         "explicit",
+        env=env,
         replicas=1,
         node_selector=SELECTOR,
         service="port-forward",

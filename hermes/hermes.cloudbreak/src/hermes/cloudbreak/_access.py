@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from hermes.cloudbreak._kubernetes import Connection, Manifest, WebSocket
+from hermes.cloudbreak._answers import Manifest
+from hermes.cloudbreak._kubernetes import Connection, WebSocket
 from hermes.cloudbreak.errors import NotThere
 
 __all__ = (

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from hermes.cloudbreak import _pods, manifests
 from hermes.cloudbreak._access import (
@@ -19,6 +18,7 @@ from hermes.cloudbreak._access import (
     Access,
     Type,
 )
+from hermes.cloudbreak._answers import Manifest
 from hermes.cloudbreak.deployment import TritonSpec
 from hermes.cloudbreak.errors import (
     AlreadyThere,
@@ -31,8 +31,6 @@ from hermes.cloudbreak.labels import OWNER, Stamp
 from hermes.cloudbreak.specs import Cause, Key, Kind, Observed, Spec, State
 
 __all__ = ("Deployments", "Seen", "judge")
-
-Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)

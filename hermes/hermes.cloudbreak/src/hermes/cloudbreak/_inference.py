@@ -22,10 +22,6 @@ _SIZES = {
 }  # fmt: skip
 
 
-class Refusal(ResourceFailed):
-    """A server has answered with an error, which will not go away."""
-
-
 def ask(
     address: str,
     path: str,
@@ -38,7 +34,7 @@ def ask(
 
     Raises:
         ConnectionError: If there is no answer, or it asks to wait.
-        Refusal: If it answers with another error.
+        ResourceFailed: If it answers with another error.
     """
     connection = http.client.HTTPConnection(address, timeout=timeout)
     method = "GET" if body is None else "POST"
@@ -56,7 +52,7 @@ def ask(
     # Readiness is denied with 400, and models that are being loaded with 503.
     if response.status == 503 or path == "/v2/health/ready":
         raise ConnectionError(text)
-    raise Refusal(text)
+    raise ResourceFailed(text)
 
 
 def list_models(address: str, *, timeout: float) -> list[str]:
@@ -85,7 +81,7 @@ def infer_zeros(address: str, model: str, *, timeout: float) -> None:
 
     Raises:
         ConnectionError: If there is no answer.
-        Refusal: If the model does not answer.
+        ResourceFailed: If the model does not answer.
     """
     path = f"/v2/models/{quote(model, '')}"
     metadata = json.loads(ask(address, path, timeout=timeout))

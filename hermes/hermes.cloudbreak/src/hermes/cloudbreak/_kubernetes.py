@@ -8,26 +8,17 @@ fields of one version of Kubernetes, and clusters have others.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import urlencode, urlsplit
 
-from hermes.cloudbreak.errors import (
-    AlreadyThere,
-    CloudError,
-    CloudUnavailable,
-    InvalidSpec,
-    NotThere,
-    QuotaExceeded,
-    Refused,
-)
+from hermes.cloudbreak._answers import Answer, Manifest, translate
+from hermes.cloudbreak.errors import CloudUnavailable, InvalidSpec, Refused
 
 try:
     import pydantic
@@ -43,15 +34,7 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-__all__ = (
-    "Answer",
-    "Connection",
-    "Manifest",
-    "WebSocket",
-    "check_manifest",
-)
-
-Manifest = dict[str, Any]
+__all__ = ("Connection", "WebSocket", "check_manifest")
 
 # Seconds to connect, and between two pieces of an answer.
 _CONNECT, _READ = 10.0, 30.0
@@ -77,22 +60,6 @@ class WebSocket(Protocol):
 
     def close(self) -> None:
         """End the connection."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a cluster answers."""
-
-    status: int
-    body: bytes
-
-    def json(self) -> Manifest:
-        """Give it as an object; empty if it is none."""
-        try:
-            found = json.loads(self.body)
-        except ValueError:
-            found = None
-        return found if isinstance(found, dict) else {}
 
 
 class Connection:
@@ -204,7 +171,7 @@ class Connection:
             return response
         with _translated(what):
             answer = Answer(response.status, response.data)
-        raise _error(answer, f"{what} on {self.server}")
+        raise translate(answer, f"{what} on {self.server}")
 
     def _renew(
         self, used: kubernetes_client.ApiClient
@@ -244,7 +211,7 @@ class Connection:
             )
         except websocket.WebSocketBadStatusException as error:
             answer = Answer(error.status_code, error.resp_body or b"")
-            raise _error(answer, f"GET {path}") from None
+            raise translate(answer, f"GET {path}") from None
         except (OSError, websocket.WebSocketException) as error:
             raise CloudUnavailable(f"GET {path}: {error}") from error
         return cast("WebSocket", opened)
@@ -375,32 +342,3 @@ def _tls(found: kubernetes_client.Configuration) -> dict[str, Any]:
         "cert_reqs": None if found.verify_ssl else 0,
     }
     return {name: value for name, value in names.items() if value is not None}
-
-
-def _error(answer: Answer, what: str) -> CloudError:
-    """Translate what a cluster refuses to do."""
-    told = answer.json()
-    message = told.get("message") or answer.body.decode(errors="replace")[:300]
-    causes = [
-        f"{each.get('field')}: {each.get('message')}"
-        for each in (told.get("details") or {}).get("causes") or []
-        if each.get("field") and each.get("field") not in message
-    ]
-    text = "; ".join([f"{what}: {answer.status} {message}".strip(), *causes])
-    return _kind(answer.status, told.get("reason"), message)(text)
-
-
-def _kind(status: int, reason: object, message: str) -> type[CloudError]:
-    if status == 409:
-        if reason == "AlreadyExists":
-            return AlreadyThere
-        # Else somebody has changed it meanwhile.
-        is_another = "UID in the precondition" in message
-        return NotThere if is_another else CloudUnavailable
-    if status == 403 and "exceeded quota" in message:
-        return QuotaExceeded
-    if status == 404:
-        return NotThere
-    if status == 429 or status >= 500:
-        return CloudUnavailable
-    return Refused

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from hermes.cloudbreak._answers import Manifest
 from hermes.cloudbreak.specs import Cause
 
 __all__ = (
@@ -17,8 +17,6 @@ __all__ = (
     "is_waiting",
     "refused",
 )
-
-Manifest = dict[str, Any]
 
 _GPU = "nvidia.com/gpu"
 # So often a container may end before it is taken for broken for good.

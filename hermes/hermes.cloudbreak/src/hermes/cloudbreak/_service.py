@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Self, TypeVar
+from collections.abc import Iterable
+from typing import Self
 from urllib.parse import quote
 
 from hermes.cloudbreak import _inference, manifests
 from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET, Access
 from hermes.cloudbreak._deployments import Deployments
 from hermes.cloudbreak._forward import Forwarder
+from hermes.cloudbreak._replicas import (
+    Endpoint,
+    Ready,
+    endpoint_at,
+    on_each,
+    worst,
+)
 from hermes.cloudbreak.deployment import TritonSpec
 from hermes.cloudbreak.errors import (
     AlreadyThere,
@@ -28,9 +33,7 @@ from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key, State
 from hermes.cloudbreak.waiting import Clock, Pauses
 
-__all__ = ("Endpoint", "Ready", "TritonService", "infer_zeros")
-
-T = TypeVar("T")
+__all__ = ("TritonService",)
 
 # Seconds that one request of ours may take, where its deadline allows it.
 _REQUEST = 30.0
@@ -39,40 +42,6 @@ _LOADING = 600.0
 _UNDOING = 120.0
 # A server that has inferred nothing for so long has nothing left to do [s].
 _QUIET = 3.0
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a server listens: ``"host:port"`` each.
-
-    Attributes:
-        grpc: Its gRPC service.
-        http: Its HTTP service.
-        metrics: Its metrics.
-    """
-
-    grpc: str
-    http: str
-    metrics: str
-
-
-def infer_zeros(endpoint: Endpoint, timeout: float = _REQUEST) -> None:
-    """Test a server: it is ready, and each of its models infers zeros.
-
-    Args:
-        endpoint: The server.
-        timeout: Seconds that each request may take.
-
-    Raises:
-        ConnectionError: If it is not ready yet.
-        ResourceFailed: If a model does not answer.
-    """
-    _inference.ask(endpoint.http, "/v2/health/ready", timeout=timeout)
-    for model in _inference.list_models(endpoint.http, timeout=timeout):
-        _inference.infer_zeros(endpoint.http, model, timeout=timeout)
-
-
-Ready = Callable[[Endpoint], object]
 
 
 class TritonService:
@@ -224,9 +193,9 @@ class TritonService:
         everyone = f"{self.name}-all"
         if self._spec.service == "cluster":
             namespace = self._access.namespace
-            self._endpoint = _endpoint(f"{everyone}.{namespace}.svc")
+            self._endpoint = endpoint_at(f"{everyone}.{namespace}.svc")
         elif self._spec.service == "load-balancer":
-            self._endpoint = _endpoint(self._find_balancer(everyone))
+            self._endpoint = endpoint_at(self._find_balancer(everyone))
 
     def _check_settings(self) -> None:
         """Refuse what was there before, and is something else."""
@@ -254,19 +223,19 @@ class TritonService:
         for index in indices:
             name = manifests.replica_name(self.name, index)
             if self._spec.service == "load-balancer":
-                self._reached.append(_endpoint(self._find_balancer(name)))
+                self._reached.append(endpoint_at(self._find_balancer(name)))
             else:
                 self._reached.append(self._forward(name))
         new = self._reached[len(self._endpoints) :]
         names = self._names(range(len(self._endpoints), len(self._reached)))
-        failed = _each(
+        failed = on_each(
             zip(names, new, strict=True), lambda e: self._test(e, deadline)
         )
         if failed:
-            raise _worst(failed)
+            raise worst(failed)
         if self._spec.service == "cluster":
             within = f"{self.name}.{self._access.namespace}.svc"
-            new = [_endpoint(f"{name}.{within}") for name in names]
+            new = [endpoint_at(f"{name}.{within}") for name in names]
         self._endpoints += new
 
     def _forward(self, pod: str) -> Endpoint:
@@ -298,7 +267,7 @@ class TritonService:
 
     def _tell_all(self, model: str, verb: str, timeout: float) -> None:
         path = f"/v2/repository/models/{quote(model, '')}/{verb}"
-        failed = _each(
+        failed = on_each(
             zip(self._names(range(self.replicas)), self._reached, strict=True),
             lambda e: _inference.ask(e.http, path, b"{}", timeout=timeout),
         )
@@ -340,7 +309,7 @@ class TritonService:
             with contextlib.suppress(NotThere):
                 self._access.patch(POD, name, change)
         deadline = self._clock.now() + seconds
-        _each(
+        on_each(
             zip(names, going, strict=True),
             lambda e: self._wait_idle(e, deadline),
         )
@@ -385,33 +354,3 @@ class TritonService:
 
     def _names(self, indices: Iterable[int]) -> list[str]:
         return [manifests.replica_name(self.name, each) for each in indices]
-
-
-def _endpoint(host: str) -> Endpoint:
-    return Endpoint(**{n: f"{host}:{p}" for n, p in manifests.PORTS.items()})
-
-
-def _each(
-    endpoints: Iterable[tuple[str, Endpoint]],
-    work: Callable[[Endpoint], object],
-) -> dict[str, Exception]:
-    """Do something with all servers at once; give who failed, and how."""
-    named = dict(endpoints)
-    failed: dict[str, Exception] = {}
-    with ThreadPoolExecutor(max(1, len(named)), "hermes-triton") as pool:
-        futures = {name: pool.submit(work, e) for name, e in named.items()}
-        for name, future in futures.items():
-            try:
-                future.result()
-            except Exception as error:  # noqa: BLE001 - who calls decides
-                failed[name] = error
-    return failed
-
-
-def _worst(failed: Mapping[str, Exception]) -> Exception:
-    """Choose the error to raise; it names all that failed."""
-    text = "; ".join(f"{name}: {error}" for name, error in failed.items())
-    only_late = all(isinstance(e, WaitTimeout) for e in failed.values())
-    error = (WaitTimeout if only_late else ResourceFailed)(text)
-    error.__cause__ = next(iter(failed.values()))
-    return error

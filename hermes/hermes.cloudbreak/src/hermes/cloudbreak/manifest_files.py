@@ -8,7 +8,8 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hermes.cloudbreak._kubernetes import Manifest, check_manifest
+from hermes.cloudbreak._answers import Manifest
+from hermes.cloudbreak._kubernetes import check_manifest
 from hermes.cloudbreak.errors import InvalidSpec
 
 try:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
 
+from hermes.cloudbreak._answers import Manifest
 from hermes.cloudbreak.deployment import SecretValue, TritonSpec
 from hermes.cloudbreak.labels import Stamp
 
 __all__ = ("balancers", "head", "parts", "replica_name", "selector")
-
-Manifest = dict[str, Any]
 
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 CONTAINER = "triton"

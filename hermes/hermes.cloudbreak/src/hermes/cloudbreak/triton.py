@@ -7,12 +7,8 @@ from typing import Any, Self
 
 from hermes.cloudbreak._access import Access
 from hermes.cloudbreak._deployments import Deployments
-from hermes.cloudbreak._service import (
-    Endpoint,
-    Ready,
-    TritonService,
-    infer_zeros,
-)
+from hermes.cloudbreak._replicas import Endpoint, Ready, infer_zeros
+from hermes.cloudbreak._service import TritonService
 from hermes.cloudbreak.deployment import TritonSpec
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
