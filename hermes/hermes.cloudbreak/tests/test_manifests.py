@@ -172,10 +172,14 @@ def test_a_server_goes_where_its_gpus_are() -> None:
     assert "tolerations" not in pod(gpus=0)
 
 
-def test_no_secret_is_written_down() -> None:
-    made = make(env={"KEY": SecretValue("keys", "b")})
-    settings = made["Service", "triton"]["metadata"]["annotations"]
-    assert "keys" in settings[manifests.SETTINGS]  # its name only
+def test_no_secret_is_written_down_where_others_read() -> None:
+    env = {"KEY": SecretValue("keys", "b"), "PLAIN": "hunter2"}
+    head = make(env=env)["Service", "triton"]
+    settings = head["metadata"]["annotations"][manifests.SETTINGS]
+    assert "keys" in settings  # its name only
+    assert "hunter2" not in settings + repr(spec(env=env))
+    other = manifests.settings(spec(env={**env, "PLAIN": "hunter3"}))
+    assert other != settings
 
 
 @pytest.mark.parametrize(

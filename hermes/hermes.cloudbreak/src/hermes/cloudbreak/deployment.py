@@ -101,7 +101,9 @@ class TritonSpec:
     tolerations: tuple[str, ...] = ()
     model_control: str = "none"
     models: tuple[str, ...] = ()
-    env: Mapping[str, str | SecretValue] = field(default_factory=dict)
+    env: Mapping[str, str | SecretValue] = field(
+        default_factory=dict, repr=False
+    )
     server_args: tuple[str, ...] = ()
     cpu: str = ""
     memory: str = ""

@@ -8,6 +8,7 @@ there, everything is.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -54,9 +55,18 @@ def selector(name: str) -> dict[str, str]:
 
 
 def settings(spec: TritonSpec) -> str:
-    """Write down what was asked for; nothing of it is secret by itself."""
+    """Write down what was asked for; of variables, only whether they differ.
+
+    More people may read Services than pods.
+    """
     wanted = asdict(spec)
     del wanted["exists_ok"]
+    wanted["env"] = {
+        name: hashlib.sha256(value.encode()).hexdigest()[:12]
+        if isinstance(value, str)
+        else value
+        for name, value in wanted["env"].items()
+    }
     return json.dumps(wanted, sort_keys=True)
 
 
