@@ -245,6 +245,8 @@ def test_what_is_there_already_is_used_and_left(
 ) -> None:
     cluster.deploy_triton(BUCKET, ready=is_ready)
     found = left(access)
+    with pytest.raises(AlreadyThere, match="this program has deployed"):
+        cluster.deploy_triton(BUCKET, replicas=2)
     with Cluster(
         control_plane.kubeconfig, namespace=namespace, owner="you", clock=CLOCK
     ) as other:

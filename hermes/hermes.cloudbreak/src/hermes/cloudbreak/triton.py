@@ -10,7 +10,7 @@ from hermes.cloudbreak._deployments import Deployments
 from hermes.cloudbreak._replicas import Endpoint, Ready, infer_zeros
 from hermes.cloudbreak._service import TritonService
 from hermes.cloudbreak.deployment import TritonSpec
-from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.errors import AlreadyThere, InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key
@@ -89,6 +89,11 @@ class Deployer:
             spec = TritonSpec(name, repository, **settings)
         except TypeError as error:
             raise InvalidSpec(f"deploy_triton: {error}") from None
+        if spec.key in self._reconciler.keys:
+            raise AlreadyThere(
+                f"this program has deployed {spec.key}: give another name, or "
+                "close it first"
+            )
         deadline = self._clock.now() + timeout
         self._reconciler.bring_up([spec], timeout)
         made = TritonService(
