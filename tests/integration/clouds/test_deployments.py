@@ -349,3 +349,27 @@ def test_scaling_that_fails_leaves_what_there_was(cluster, access) -> None:
         access.delete(SERVICE, "triton")
         with pytest.raises(ResourceFailed, match="somebody has deleted"):
             service.scale(2, timeout=5)
+
+
+def test_ctrl_c_leaves_nothing(control_plane, namespace, access) -> None:
+    """While pods are waited for, and while servers are tested."""
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupt(*_args) -> None:
+        if interrupts:
+            raise interrupts.pop()
+
+    with Cluster(
+        control_plane.kubeconfig,
+        namespace=namespace,
+        owner="me",
+        clock=CLOCK,
+        report=interrupt,
+    ) as cluster:
+        with pytest.raises(KeyboardInterrupt):
+            cluster.deploy_triton(BUCKET, gpus=3)
+        assert left(access) == []
+        interrupts.append(KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            cluster.deploy_triton(BUCKET, gpus=0, ready=interrupt)
+        assert left(access) == []

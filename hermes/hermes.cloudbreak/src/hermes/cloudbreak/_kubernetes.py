@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 import threading
 import weakref
@@ -240,18 +241,22 @@ def check_manifest(manifest: Manifest) -> list[str]:
 
 
 class _MemoryFile:
-    """Content that has a path, and is nowhere on a disk.
+    """Content that has a path, and on Linux is nowhere on a disk.
 
     OpenSSL wants certificates and keys as files, and files stay where a
     program is killed.
     """
 
     def __init__(self, content: bytes) -> None:
-        descriptor = os.memfd_create("hermes")
-        weakref.finalize(self, os.close, descriptor)
-        with open(descriptor, "wb", closefd=False) as file:
+        if sys.platform == "linux":
+            number = os.memfd_create("hermes")
+            self.path = f"/proc/self/fd/{number}"
+            weakref.finalize(self, os.close, number)
+        else:  # there it is on a disk, until the program ends
+            number, self.path = tempfile.mkstemp(prefix="hermes-")
+            weakref.finalize(self, os.unlink, self.path)
+        with open(number, "wb", closefd=sys.platform != "linux") as file:
             file.write(content)
-        self.path = f"/proc/self/fd/{descriptor}"
 
 
 def _find_namespace(path: str, context: str | None) -> str:
