@@ -91,6 +91,7 @@ def of_pod(access, name) -> psutil.Process:
     return found
 
 
+@pytest.mark.slow
 def test_a_stream_survives_the_death_of_a_server(
     cluster, access, bucket
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_stream_survives_the_death_of_a_server(
     assert not tritons(f"--model-repository={repository}")
 
 
+@pytest.mark.slow
 def test_models_are_loaded_by_all_servers_or_it_is_said_by_which_not(
     cluster, access, bucket
 ) -> None:

@@ -23,6 +23,7 @@ from hermes.cloudbreak.deployment import TritonSpec
 from hermes.cloudbreak.errors import (
     AlreadyThere,
     CloudError,
+    CloudUnavailable,
     InvalidSpec,
     NotThere,
     Refused,
@@ -154,14 +155,15 @@ class Deployments:
         """Find what an earlier request of this run has begun."""
         try:
             head = self._access.get(SERVICE, spec.name)
-            meta = head["metadata"]
-            if (
-                Stamp.read(meta.get("labels") or {}) == stamp
-                and "deletionTimestamp" not in meta
-            ):
+        except NotThere as error:
+            raise CloudUnavailable(f"{spec.key} has just gone") from error
+        meta = head["metadata"]
+        is_ours = Stamp.read(meta.get("labels") or {}) == stamp
+        if is_ours and "deletionTimestamp" not in meta:
+            try:
                 self._access.get(STATEFUL_SET, spec.name)
-        except NotThere:
-            return head
+            except NotThere:
+                return head
         raise AlreadyThere(f"{spec.key} is there already")
 
     def _find_budget_version(self) -> str:
