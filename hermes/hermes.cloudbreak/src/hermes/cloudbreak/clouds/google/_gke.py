@@ -6,7 +6,9 @@ Every call has a time limit and is made once: trying again is the
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hermes.cloudbreak.clouds.google._credentials import Credentials
@@ -68,6 +70,7 @@ class Wire:
         self._credentials = credentials
         self._timeout = timeout
         self._num_refusals = 0
+        self._elsewhere = ThreadPoolExecutor(4, "hermes-gke")
         self._client = ClusterManagerClient(
             credentials=credentials.raw if credentials else None,
             transport=transport,
@@ -76,7 +79,8 @@ class Wire:
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.transport.close()  # type: ignore[no-untyped-call]
+        self._elsewhere.submit(self._client.transport.close).result()
+        self._elsewhere.shutdown()
 
     def call(self, method: str, **request: Any) -> Any:
         """Call a method of GKE's client once.
@@ -85,6 +89,13 @@ class Wire:
             CloudError: In our words; `CloudUnavailable` if it may be tried
                 again.
         """
+        if threading.current_thread() is not threading.main_thread():
+            return self._call(method, request)
+        # Ctrl-C comes to the main thread. In the middle of gRPC it would leave
+        # locks that nobody releases, and the next call would wait for ever.
+        return self._elsewhere.submit(self._call, method, request).result()
+
+    def _call(self, method: str, request: Mapping[str, Any]) -> Any:
         if self._credentials:
             self._credentials.renew()
         try:
