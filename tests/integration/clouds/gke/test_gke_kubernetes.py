@@ -15,7 +15,7 @@ from hermes.cloudbreak._access import NODE
 from hermes.cloudbreak.clouds import google
 from hermes.cloudbreak.waiting import Clock
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = [pytest.mark.kubernetes, pytest.mark.slow]
 
 ZONE = "us-central1-a"
 POOL = "cloud.google.com/gke-nodepool"
@@ -55,8 +55,11 @@ class Hollow:
 
     def install_driver(self, cluster: str) -> None:
         plane = self.planes[cluster]
+        gpus = {GPU: "2"}  # a kubelet would take its time to say the second
+        change = {"status": {"capacity": gpus, "allocatable": gpus}}
         for node in plane.access.list(NODE, POOL):
-            plane.set_gpus(node["metadata"]["name"], 2)
+            name = node["metadata"]["name"]
+            plane.access.patch(NODE, name, change, part="status")
 
     def stop_pool(self, cluster: str, pool: str) -> None:
         access = self.planes[cluster].access
