@@ -7,10 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from hermes.cloudbreak.clouds.google._asked import (
+    Asked,
+    Failures,
+    say_machine,
+)
 from hermes.cloudbreak.clouds.google._credentials import Credentials
 from hermes.cloudbreak.clouds.google._gke import Wire
 from hermes.cloudbreak.clouds.google._nodes import (
@@ -24,7 +29,6 @@ from hermes.cloudbreak.clouds.google._reading import (
     machine_of,
     observed_cluster,
     observed_pool,
-    target_of,
 )
 from hermes.cloudbreak.clouds.google._requests import (
     CREATED,
@@ -55,21 +59,6 @@ from hermes.cloudbreak.specs import (
 __all__ = ("GKECloud",)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What this program has asked for."""
-
-    spec: Cluster | NodePool
-    stamp: Stamp
-    created: float
-    place: str
-    operation: str = ""
-
-    @property
-    def zone(self) -> str:
-        return next(iter(self.spec.zones), self.place)
 
 
 class GKECloud:
@@ -116,7 +105,7 @@ class GKECloud:
         self._nodes = nodes
         self._today = today
         self._lock = threading.Lock()
-        self._asked: dict[Key, _Asked] = {}
+        self._asked: dict[Key, Asked] = {}
         self._places: dict[Key, str] = {}  # of clusters
         self._usable: set[Key] = set()
 
@@ -141,7 +130,7 @@ class GKECloud:
     def observe(self, owner: str | None = None) -> Iterable[Observed]:
         """See `Cloud.observe`."""
         clusters = self._list_clusters()
-        failed = _Failures(self._list_operations)
+        failed = Failures(self._list_operations)
         found = [
             each
             for cluster in clusters
@@ -150,14 +139,12 @@ class GKECloud:
         ]
         known = {each.key for each in found}
         known |= {Key(Kind.CLUSTER, each.name) for each in clusters}
-        found += self._find_vanished(known, owner)
-        return found
+        return [*found, *self._find_vanished(known, owner)]
 
     def find(self, key: Key) -> Observed | None:
         """See `Cloud.find`."""
-        owner = key.parent or key
-        failed = _Failures(self._list_operations)
-        for cluster in self._choose(owner, self._list_clusters()):
+        failed = Failures(self._list_operations)
+        for cluster in self._choose(key.parent or key, self._list_clusters()):
             for each in self._read(cluster, failed, anybodys=True):
                 if each.key == key:
                     return each
@@ -170,7 +157,7 @@ class GKECloud:
                 f"{spec!r}: GKE has google.Cluster and google.NodePool"
             )
         parent = self._find_parent(spec)
-        asked = _Asked(spec, stamp, self._today(), parent.split("/")[3])
+        asked = Asked(spec, stamp, self._today(), parent.split("/")[3])
         with self._lock:
             self._asked[spec.key] = asked
             self._usable.discard(spec.key)
@@ -180,7 +167,7 @@ class GKECloud:
             cause = Cause.QUOTA
             if isinstance(error, StockOut):
                 cause = Cause.STOCK_OUT
-            why = explain(cause, str(error), _say_machine(spec), asked.zone)
+            why = explain(cause, str(error), say_machine(spec), asked.zone)
             raise type(error)(f"{spec.key}: {why}") from None
         with self._lock:
             self._asked[spec.key] = replace(asked, operation=operation.name)
@@ -219,7 +206,7 @@ class GKECloud:
                 return self._endpoint_of(cluster)
         raise NotThere(f"cluster {name} has no Kubernetes yet")
 
-    def _request(self, asked: _Asked, parent: str) -> Any:
+    def _request(self, asked: Asked, parent: str) -> Any:
         spec, stamp = asked.spec, asked.stamp
         if isinstance(spec, Cluster):
             message = cluster_message(spec, stamp, self.project)
@@ -309,7 +296,7 @@ class GKECloud:
         return [each for each in answer.operations if has_failed(each)]
 
     def _read(
-        self, cluster: Any, failed: _Failures, *, anybodys: bool = False
+        self, cluster: Any, failed: Failures, *, anybodys: bool = False
     ) -> Iterator[Observed]:
         pools = list(cluster.node_pools)
         found = observed_cluster(cluster)
@@ -325,7 +312,7 @@ class GKECloud:
                 yield self._read_pool(cluster, pool, failed)
 
     def _read_pool(
-        self, cluster: Any, pool: Any, failed: _Failures
+        self, cluster: Any, pool: Any, failed: Failures
     ) -> Observed:
         found = observed_pool(cluster, pool)
         if found.state is State.BROKEN:
@@ -337,11 +324,13 @@ class GKECloud:
                 ", ".join(pool.locations) or cluster.location,
             )
             return replace(found, cause=cause, reason=reason)
-        if found.state is State.READY and (
-            lack := self._find_lack(cluster, found.key)
-        ):
-            return replace(found, state=State.CREATING, reason=lack)
-        return found
+        is_ready = found.state is State.READY
+        lack = self._find_lack(cluster, found.key) if is_ready else ""
+        return (
+            replace(found, state=State.CREATING, reason=lack)
+            if lack
+            else found
+        )
 
     def _find_lack(self, cluster: Any, key: Key) -> str:
         """Say what a pool of GPUs of ours lacks until it can be used."""
@@ -379,7 +368,7 @@ class GKECloud:
             ):
                 yield found
 
-    def _ask_operation(self, key: Key, asked: _Asked) -> Observed | None:
+    def _ask_operation(self, key: Key, asked: Asked) -> Observed | None:
         base = f"projects/{self.project}/locations/{asked.place}"
         try:
             operation = self._wire.call(
@@ -390,16 +379,10 @@ class GKECloud:
         if not has_failed(operation):
             return None
         cause, reason = blame(
-            None, [operation], _say_machine(asked.spec), asked.zone
+            None, [operation], say_machine(asked.spec), asked.zone
         )
-        return Observed(
-            key,
-            State.BROKEN,
-            asked.stamp.labels,
-            cause,
-            reason,
-            asked.created,
-        )
+        labels, created = asked.stamp.labels, asked.created
+        return Observed(key, State.BROKEN, labels, cause, reason, created)
 
     def _endpoint_of(self, cluster: Any) -> Endpoint:
         ca = base64.b64decode(cluster.master_auth.cluster_ca_certificate)
@@ -415,25 +398,3 @@ class GKECloud:
             for each in [k for k in self._asked if key in (k, k.parent)]:
                 del self._asked[each]
                 self._usable.discard(each)
-
-
-class _Failures:
-    """Failed operations, asked for when something is found broken."""
-
-    def __init__(self, ask: Callable[[str], list[Any]]) -> None:
-        self._ask = ask
-        self._found: dict[str, list[Any]] = {}
-
-    def of(self, location: str, target: tuple[str, str]) -> list[Any]:
-        """List those about a cluster, and a pool of it or ""."""
-        if location not in self._found:
-            self._found[location] = self._ask(location)
-        return [
-            each for each in self._found[location] if target_of(each) == target
-        ]
-
-
-def _say_machine(spec: Cluster | NodePool) -> str:
-    if isinstance(spec, NodePool) and spec.num_gpus:
-        return f"{spec.machine_type} with {spec.num_gpus} {spec.gpu_type}"
-    return spec.machine_type
