@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
+
+from hermes.cloudbreak.clouds.google import ComputeCloud
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import compute_server
 import sshd
+
+from hermes.cloudbreak.testing import FakeClock
 
 StartSshd = Callable[..., sshd.Sshd]
 
@@ -56,3 +62,32 @@ def start_sshd(ssh_key: Path, tmp_path: Path) -> Iterator[StartSshd]:
     yield start
     for each in servers:
         each.close()
+
+
+@pytest.fixture
+def fake_clock() -> FakeClock:
+    """A clock that goes where somebody sleeps."""
+    return FakeClock()
+
+
+@pytest.fixture
+def compute(fake_clock: FakeClock) -> Iterator[compute_server.Compute]:
+    """Compute Engine, by that clock."""
+    server = compute_server.Compute(fake_clock.clock.today)
+    yield server
+    server.close()
+    assert server.complaints == []
+
+
+@pytest.fixture
+def cloud(
+    compute: compute_server.Compute, fake_clock: FakeClock
+) -> Iterator[ComputeCloud]:
+    """It, as it is called."""
+    with ComputeCloud(
+        "project",
+        AnonymousCredentials(),
+        endpoint=compute.endpoint,
+        clock=fake_clock.clock,
+    ) as made:
+        yield made

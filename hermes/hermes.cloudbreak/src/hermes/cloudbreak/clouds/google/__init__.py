@@ -10,7 +10,12 @@ General layout:
     _cloud.py        the cloud of clusters and pools;  _asked.py  its memory
     _requests.py, _reading.py, _words.py, _nodes.py   pure: what it is told,
                      and what its answers mean
-    _gke.py          the wire;  _credentials.py  who asks
+    _gke.py          the wire
+    _vm_specs.py     what is wanted of Compute Engine
+    _vms.py          VMManager;  _vm_cloud.py  the cloud of swarms of machines
+    _vm_bodies.py    pure: swarms as Compute Engine writes them, and back
+    _startup.py      pure: how a machine says that it is set up
+    _compute.py      Compute Engine's wire;  _credentials.py  who asks
 """
 
 from __future__ import annotations
@@ -22,23 +27,33 @@ from hermes.cloudbreak.clouds.google._machines import (
     create_gpu_node_pool_config,
 )
 from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool
+from hermes.cloudbreak.clouds.google._vm_specs import VMDescription
 
 if TYPE_CHECKING:
     from hermes.cloudbreak.clouds.google._cloud import GKECloud
     from hermes.cloudbreak.clouds.google._manager import ClusterManager
+    from hermes.cloudbreak.clouds.google._vm_cloud import ComputeCloud
+    from hermes.cloudbreak.clouds.google._vms import Swarm, VMManager
 
 __all__ = (
     "Cluster",
     "ClusterManager",
+    "ComputeCloud",
     "GKECloud",
     "NodePool",
+    "Swarm",
+    "VMDescription",
+    "VMManager",
     "create_gpu_node_pool_config",
 )
 
 # What needs an extra, and where it is.
 _LAZY = {
     "ClusterManager": "_manager",
+    "ComputeCloud": "_vm_cloud",
     "GKECloud": "_cloud",
+    "Swarm": "_vms",
+    "VMManager": "_vms",
 }
 
 

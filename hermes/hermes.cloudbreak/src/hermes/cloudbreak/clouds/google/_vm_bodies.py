@@ -1,0 +1,244 @@
+"""Pure: swarms as Compute Engine writes them, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hermes.cloudbreak.clouds.google._startup import metadata
+from hermes.cloudbreak.clouds.google._vm_specs import VMDescription
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.specs import Cause, Key, Observed, State
+
+__all__ = (
+    "CREATED",
+    "SWARM",
+    "address_of",
+    "bulk_body",
+    "labels_of",
+    "look",
+    "names_filter",
+    "stamped_filter",
+    "why_failed",
+    "zone_of",
+)
+
+SWARM, SIZE, CREATED = "hermes-swarm", "hermes-size", "hermes-created"
+
+# What Google accepts as the longest run of a machine [s].
+_SHORTEST_RUN, _LONGEST_RUN = 30, 120 * 86400
+
+_STARTING = {"PENDING", "PROVISIONING", "STAGING"}
+_ENDING = {"DEPROVISIONING", "PENDING_STOP", "STOPPING"}
+
+_STOCK_OUT = {
+    "RESOURCE_POOL_EXHAUSTED",
+    "STOCKOUT",
+    "ZONE_RESOURCE_POOL_EXHAUSTED",
+    "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS",
+}
+
+
+def labels_of(
+    spec: VMDescription, stamp: Stamp, today: float
+) -> dict[str, str]:
+    """Give the labels of a swarm's machines."""
+    return {
+        **stamp.labels,
+        SWARM: spec.name,
+        SIZE: str(spec.num_vms),
+        # Not the oldest machine's time: that changes while they are deleted.
+        CREATED: str(int(today)),
+    }
+
+
+def bulk_body(
+    spec: VMDescription, stamp: Stamp, labels: Mapping[str, str], today: float
+) -> dict[str, Any]:
+    """Give the request that creates a swarm: all of it, or nothing.
+
+    Each name is given. By a pattern, Google would number on from what is
+    there, and a request that is sent again would create the swarm again.
+    """
+    number = str(spec.num_vms)
+    return {
+        "count": number,
+        "minCount": number,
+        "perInstanceProperties": {name: {} for name in spec.vm_names},
+        "instanceProperties": {
+            "machineType": spec.machine_type,
+            "labels": dict(labels),
+            "disks": [_disk(spec, labels)],
+            "networkInterfaces": [_interface(spec)],
+            "metadata": {"items": _items(spec)},
+            "scheduling": _scheduling(spec, stamp.deadline - today),
+            **_options(spec),
+        },
+    }
+
+
+def stamped_filter(owner: str | None) -> str:
+    """Select the machines of swarms, of one owner or of all."""
+    if owner is None:
+        return f"labels.{SWARM}:*"
+    return f"labels.{SWARM}:* AND labels.hermes-owner={owner}"
+
+
+def names_filter(name: str) -> str:
+    """Select what has the names of a swarm's machines, whoever made it."""
+    return f"name eq {name}-[0-9]{{3}}"
+
+
+def look(
+    key: Key, instances: Iterable[Mapping[str, Any]], *, is_coming: bool
+) -> Observed:
+    """Tell what becomes of a swarm.
+
+    Args:
+        key: Which.
+        instances: Its machines, one at least.
+        is_coming: Whether those that lack are being created.
+    """
+    instances = list(instances)
+    labels = dict(instances[0].get("labels", {}))
+    state, reason = _judge(labels, instances, is_coming)
+    created = labels.get(CREATED, "")
+    return Observed(
+        key,
+        state,
+        labels,
+        reason=reason,
+        created=float(created) if created.isdigit() else 0.0,
+    )
+
+
+def why_failed(
+    operation: Mapping[str, Any], spec: VMDescription, zone: str
+) -> tuple[Cause, str] | None:
+    """Tell why an operation failed; None if it did not."""
+    errors = operation.get("error", {}).get("errors", [])
+    if not errors:
+        return None
+    codes = {each.get("code", "") for each in errors}
+    said = "; ".join(each.get("message", "") for each in errors)
+    if codes & _STOCK_OUT:
+        what = f"{spec.num_vms} x {spec.machine_type}"
+        return Cause.STOCK_OUT, f"none left of {what} in {zone} ({said})"
+    if "QUOTA_EXCEEDED" in codes:
+        return Cause.QUOTA, _explain_quota(errors, said)
+    return Cause.OTHER, f"{', '.join(sorted(codes))}: {said}"
+
+
+def _explain_quota(errors: Iterable[Mapping[str, Any]], said: str) -> str:
+    for each in errors:
+        for detail in each.get("errorDetails", ()):
+            if quota := detail.get("quotaInfo"):
+                where = quota.get("dimensions", {}).get(
+                    "region", "the project"
+                )
+                return (
+                    f"the quota {quota.get('metricName', '')} of {where} is "
+                    f"{quota.get('limit', 0):g} ({said})"
+                )
+    return f"a quota is too small ({said})"
+
+
+def _judge(
+    labels: Mapping[str, str],
+    instances: list[Mapping[str, Any]],
+    is_coming: bool,
+) -> tuple[State, str]:
+    found = [each["status"] for each in instances]
+    if all(status in _ENDING for status in found):
+        return State.DELETING, ""
+    size = int(labels.get(SIZE) or len(found))
+    if is_coming or any(status in _STARTING for status in found):
+        num_running = found.count("RUNNING")
+        return State.CREATING, f"({num_running} of {size} are running)"
+    bad = [
+        f"{each['name']} is {each['status']}"
+        for each in instances
+        if each["status"] != "RUNNING"
+    ]
+    if bad:
+        return State.BROKEN, ", ".join(bad[:5])
+    if len(found) < size:
+        return State.BROKEN, f"only {len(found)} of {size} are there"
+    return State.READY, ""
+
+
+def _disk(spec: VMDescription, labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "boot": True,
+        "autoDelete": True,
+        "initializeParams": {
+            "sourceImage": spec.image,
+            "diskSizeGb": str(spec.disk_gb),
+            "diskType": spec.disk_type,
+            "labels": dict(labels),
+        },
+    }
+
+
+def _interface(spec: VMDescription) -> dict[str, Any]:
+    interface: dict[str, Any] = {"network": spec.network}
+    if spec.subnetwork:
+        interface["subnetwork"] = spec.subnetwork
+    if spec.has_external_address:
+        interface["accessConfigs"] = [
+            {"name": "External NAT", "type": "ONE_TO_ONE_NAT"}
+        ]
+    return interface
+
+
+def _items(spec: VMDescription) -> list[dict[str, str]]:
+    items = {**spec.metadata, **metadata(spec.startup_script)}
+    return [{"key": key, "value": items[key]} for key in sorted(items)]
+
+
+def _scheduling(spec: VMDescription, seconds_left: float) -> dict[str, Any]:
+    """Have Google itself delete what nobody else does."""
+    limit = min(spec.max_run_seconds or _LONGEST_RUN, seconds_left)
+    seconds = int(min(max(limit, _SHORTEST_RUN), _LONGEST_RUN))
+    scheduling: dict[str, Any] = {
+        "maxRunDuration": {"seconds": str(seconds)},
+        "instanceTerminationAction": "DELETE",
+        "automaticRestart": False,
+        "provisioningModel": "SPOT" if spec.spot else "STANDARD",
+    }
+    if spec.spot or spec.gpu_type:
+        scheduling["onHostMaintenance"] = "TERMINATE"
+    return scheduling
+
+
+def _options(spec: VMDescription) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if spec.gpu_type:
+        options["guestAccelerators"] = [
+            {
+                "acceleratorType": spec.gpu_type,
+                "acceleratorCount": spec.num_gpus,
+            }
+        ]
+    if spec.service_account:
+        scope = "https://www.googleapis.com/auth/cloud-platform"
+        options["serviceAccounts"] = [
+            {"email": spec.service_account, "scopes": [scope]}
+        ]
+    if spec.tags:
+        options["tags"] = {"items": list(spec.tags)}
+    return options
+
+
+def zone_of(instance: Mapping[str, Any]) -> str:
+    """Tell where a machine is."""
+    return str(instance["zone"]).rpartition("/")[2]
+
+
+def address_of(instance: Mapping[str, Any]) -> str:
+    """Tell where a machine is reached: from outside, where it can be."""
+    interface = instance["networkInterfaces"][0]
+    for each in interface.get("accessConfigs", ()):
+        if address := each.get("natIP"):
+            return str(address)
+    return str(interface.get("networkIP", ""))

@@ -1,0 +1,260 @@
+"""The cloud of swarms: Compute Engine as four verbs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from hermes.cloudbreak.clouds.google._compute import ComputeAPI
+from hermes.cloudbreak.clouds.google._credentials import Credentials
+from hermes.cloudbreak.clouds.google._vm_bodies import (
+    CREATED,
+    SWARM,
+    bulk_body,
+    labels_of,
+    look,
+    names_filter,
+    stamped_filter,
+    why_failed,
+    zone_of,
+)
+from hermes.cloudbreak.clouds.google._vm_specs import VMDescription
+from hermes.cloudbreak.errors import (
+    AlreadyThere,
+    CloudUnavailable,
+    InvalidSpec,
+    NotThere,
+    Refused,
+)
+from hermes.cloudbreak.labels import OWNER, RUN, Stamp
+from hermes.cloudbreak.specs import Cause, Key, Kind, Observed, Spec, State
+from hermes.cloudbreak.waiting import Clock
+
+__all__ = ("ComputeCloud",)
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 16  # machines that are deleted at the same time
+_ENDING = {"DEPROVISIONING", "PENDING_STOP", "STOPPING"}
+
+
+@dataclass(frozen=True)
+class _Order:
+    """That a swarm was asked for, and what came of it."""
+
+    spec: VMDescription
+    zone: str
+    operation: str
+    labels: Mapping[str, str]
+    failure: tuple[Cause, str] | None = None
+
+    def observed(self) -> Observed:
+        cause, reason = self.failure or (Cause.OTHER, "")
+        return Observed(
+            self.spec.key,
+            State.BROKEN if self.failure else State.CREATING,
+            dict(self.labels),
+            cause,
+            reason,
+            float(self.labels[CREATED]),
+        )
+
+
+class ComputeCloud:
+    """Google Compute Engine, as far as it has virtual machines.
+
+    A `VMDescription` is one resource of many machines: it is created by one
+    call, all of it or nothing. That a swarm could not be created is told by an
+    operation, which only who asked for it knows; everything else is told by
+    the machines themselves, to everybody.
+
+    Args:
+        project: The project; that of the credentials if empty.
+        credentials: The path of a key file, an object of google-auth, or None
+            for what the environment has.
+        endpoint: Where to call, if not Google.
+        clock: The time.
+
+    Raises:
+        InvalidSpec: If no project is known.
+        Refused: If there are no credentials.
+    """
+
+    def __init__(
+        self,
+        project: str = "",
+        credentials: Any = None,
+        *,
+        endpoint: str = "",
+        clock: Clock | None = None,
+    ) -> None:
+        known = Credentials(credentials)
+        self._project = project or known.project
+        if not self._project:
+            raise InvalidSpec(
+                "project='': these credentials belong to no project; name one"
+            )
+        self._api = ComputeAPI(self._project, known, endpoint)
+        self._clock = clock or Clock()
+        self._lock = threading.Lock()
+        self._orders: dict[Key, _Order] = {}
+        self._request_ids: dict[tuple[Key, str], str] = {}
+
+    def __repr__(self) -> str:
+        return f"<ComputeCloud, project {self._project}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End connections; nothing else."""
+        self._api.close()
+
+    def observe(self, owner: str | None = None) -> Iterable[Observed]:
+        """See `Cloud.observe`."""
+        # First: what is over by now has its machines in the list.
+        orders = self._look_at_orders()
+        swarms: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+        for each in self._api.list_instances(stamped_filter(owner)):
+            labels = each["labels"]
+            whose = (labels[SWARM], labels.get(OWNER), labels.get(RUN))
+            swarms[whose].append(each)
+        found = []
+        for (name, *_), instances in swarms.items():
+            key = Key(Kind.VM, name)
+            order = orders.pop(key, None)
+            found.append(_combine(key, instances, order))
+        return found + [
+            each.observed()
+            for each in orders.values()
+            if owner in {None, each.labels[OWNER]}
+        ]
+
+    def find(self, key: Key) -> Observed | None:
+        """See `Cloud.find`."""
+        order = self._look_at_orders().get(key)
+        if instances := self.instances(key):
+            return _combine(key, instances, order)
+        return order.observed() if order else None
+
+    def instances(self, key: Key) -> list[dict[str, Any]]:
+        """List a swarm's machines, as Google describes them, by name."""
+        found = self._api.list_instances(names_filter(key.name))
+        return sorted(found, key=lambda each: str(each["name"]))
+
+    def create(self, spec: Spec, stamp: Stamp) -> None:
+        """See `Cloud.create`."""
+        if not isinstance(spec, VMDescription):
+            raise Refused(f"{spec.key}: this is a cloud of virtual machines")
+        # Names are unique in a zone only; and an order is no machine yet.
+        if self.find(spec.key) is not None:
+            raise AlreadyThere(f"{spec.key} already exists")
+        today, zone = self._clock.today(), spec.zones[0]
+        labels = labels_of(spec, stamp, today)
+        body = bulk_body(spec, stamp, labels, today)
+        # The same again where no answer came: Google then does it once.
+        request_id = self._request_ids.setdefault(
+            (spec.key, zone), str(uuid.uuid4())
+        )
+        try:
+            operation = self._api.bulk_insert(zone, body, request_id)
+        except CloudUnavailable:
+            raise
+        except Exception:
+            del self._request_ids[spec.key, zone]
+            raise
+        del self._request_ids[spec.key, zone]
+        order = _Order(spec, zone, operation["name"], labels)
+        with self._lock:
+            self._orders[spec.key] = order
+
+    def delete(self, key: Key) -> None:
+        """See `Cloud.delete`."""
+        with self._lock:
+            order = self._orders.get(key)
+            if order is not None and order.failure is not None:
+                del self._orders[key]
+        instances = self.instances(key)
+        if not instances and order is None:
+            raise NotThere(f"{key} does not exist")
+        doomed = [i for i in instances if i["status"] not in _ENDING]
+        with ThreadPoolExecutor(_AT_ONCE, "hermes-delete") as pool:
+            for future in [pool.submit(self._end, each) for each in doomed]:
+                future.result()
+
+    def guest_attributes(
+        self, instance: Mapping[str, Any], namespace: str
+    ) -> dict[str, str]:
+        """Read what programs on a machine say of it, so far."""
+        return self._api.guest_attributes(
+            zone_of(instance), instance["name"], namespace
+        )
+
+    def logs(self, key: Key) -> dict[str, str]:
+        """Read what each of a swarm's machines has written to its console.
+
+        Raises:
+            NotThere: If there is no such swarm.
+        """
+        instances = self.instances(key)
+        if not instances:
+            raise NotThere(f"{key} does not exist")
+        return {
+            each["name"]: self._api.serial_output(zone_of(each), each["name"])
+            for each in instances
+        }
+
+    def _end(self, instance: Mapping[str, Any]) -> None:
+        try:
+            self._api.delete_instance(zone_of(instance), instance["name"])
+        except NotThere:
+            _log.debug("%s was gone already", instance["name"])
+
+    def _look_at_orders(self) -> dict[Key, _Order]:
+        """Give what is under way, or has failed."""
+        with self._lock:
+            orders = dict(self._orders)
+        for key, order in orders.items():
+            if order.failure is None:
+                self._settle(key, order, self._look_at(order))
+        with self._lock:
+            return dict(self._orders)
+
+    def _settle(self, key: Key, order: _Order, after: _Order | None) -> None:
+        with self._lock:
+            if self._orders.get(key) is not order:
+                return  # and another thread knows better
+            if after is None:
+                del self._orders[key]
+            else:
+                self._orders[key] = after
+
+    def _look_at(self, order: _Order) -> _Order | None:
+        """Ask how it goes; None when it is done, and its machines tell."""
+        try:
+            found = self._api.get_operation(order.zone, order.operation)
+        except NotThere:
+            return None
+        if found.get("status") != "DONE":
+            return order
+        failure = why_failed(found, order.spec, order.zone)
+        return replace(order, failure=failure) if failure else None
+
+
+def _combine(
+    key: Key, instances: list[dict[str, Any]], order: _Order | None
+) -> Observed:
+    found = look(key, instances, is_coming=order is not None)
+    if order is None or order.failure is None:
+        return found
+    cause, reason = order.failure
+    return replace(found, state=State.BROKEN, cause=cause, reason=reason)

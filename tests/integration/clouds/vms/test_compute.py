@@ -1,0 +1,350 @@
+"""Swarms on Compute Engine, as its discovery document has it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import compute_server
+import pytest
+from google.oauth2.credentials import Credentials
+
+from hermes.cloudbreak import errors
+from hermes.cloudbreak.clouds.google import ComputeCloud, VMDescription
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reaping import reap
+from hermes.cloudbreak.reconciler import Reconciler
+from hermes.cloudbreak.specs import Key, Kind, NodePoolSpec, State
+from hermes.cloudbreak.testing import CloudSuite, FakeClock
+from hermes.cloudbreak.waiting import Clock
+
+ZONES = ("us-central1-a", "us-central1-b")
+SPEC = VMDescription("swarm", ZONES, num_vms=3)
+KEY = SPEC.key
+
+
+RIGHT, OLD, OTHER = "s3cret-right", "s3cret-old", "s3cret-other"
+
+
+def lose() -> None:
+    raise compute_server.Lost
+
+
+@pytest.fixture
+def stamp(fake_clock: FakeClock) -> Stamp:
+    return Stamp("alice", "run", int(fake_clock.clock.today()) + 7200)
+
+
+@pytest.fixture
+def reconciler(
+    cloud: ComputeCloud, stamp: Stamp, fake_clock: FakeClock
+) -> Reconciler:
+    return Reconciler(cloud, stamp, clock=fake_clock.clock)
+
+
+class TestComputeCloud(CloudSuite):
+    """It does what every cloud does."""
+
+    @pytest.fixture
+    def clock(self, fake_clock: FakeClock) -> Clock:
+        return fake_clock.clock
+
+    @pytest.fixture
+    def specs(self) -> list[VMDescription]:
+        return [SPEC]
+
+
+def test_all_machines_come_in_one_call_and_64_are_no_more_rounds(
+    compute: compute_server.Compute,
+    reconciler: Reconciler,
+    fake_clock: FakeClock,
+) -> None:
+    reconciler.bring_up([replace(SPEC, num_vms=64)], 600)
+    assert len(compute.names) == 64
+    assert compute.calls.count("instances.bulkInsert") == 1
+    assert len(compute.calls) <= 20
+    assert fake_clock.num_sleeps <= 10
+    assert fake_clock.clock.now() < compute.boot_seconds + 15
+    before = len(compute.calls)
+    reconciler.take_down([KEY])
+    assert compute.names == []
+    later = compute.calls[before:]
+    assert later.count("instances.delete") == 64
+    assert len(later) <= 64 + 10
+
+
+def test_pages_are_read_to_the_end(
+    compute: compute_server.Compute, reconciler: Reconciler
+) -> None:
+    reconciler.bring_up([replace(SPEC, num_vms=600)], 600)
+    assert len(compute.names) == 600
+    reconciler.take_down([KEY])
+    assert compute.names == []
+
+
+def test_machines_carry_labels_and_end_by_themselves(
+    compute: compute_server.Compute,
+    cloud: ComputeCloud,
+    stamp: Stamp,
+    fake_clock: FakeClock,
+) -> None:
+    cloud.create(SPEC, stamp)
+    (body,) = compute.bodies
+    properties = body["instanceProperties"]
+    assert Stamp.read(properties["labels"]) == stamp
+    (disk,) = properties["disks"]
+    assert disk["autoDelete"]
+    assert disk["initializeParams"]["labels"] == properties["labels"]
+    assert properties["scheduling"]["maxRunDuration"] == {"seconds": "7200"}
+    assert properties["scheduling"]["instanceTerminationAction"] == "DELETE"
+    assert body["minCount"] == body["count"] == "3"
+    fake_clock.advance(7201)
+    assert compute.names == []
+
+
+def test_gpus_spot_and_accounts_are_asked_for(
+    compute: compute_server.Compute, cloud: ComputeCloud, stamp: Stamp
+) -> None:
+    spec = replace(
+        SPEC,
+        machine_type="n1-standard-8",
+        gpu_type="nvidia-tesla-t4",
+        num_gpus=1,
+        spot=True,
+        service_account="me@project",
+        has_external_address=False,
+        subnetwork="regions/us-central1/subnetworks/mine",
+        tags=("ssh",),
+        max_run_seconds=600,
+    )
+    cloud.create(spec, stamp)
+    properties = compute.bodies[0]["instanceProperties"]
+    assert properties["scheduling"]["provisioningModel"] == "SPOT"
+    assert properties["scheduling"]["maxRunDuration"] == {"seconds": "600"}
+    assert properties["guestAccelerators"][0]["acceleratorCount"] == 1
+    assert properties["serviceAccounts"][0]["email"] == "me@project"
+    assert "accessConfigs" not in properties["networkInterfaces"][0]
+    assert properties["tags"] == {"items": ["ssh"]}
+
+
+def test_a_stock_out_goes_on_to_the_next_zone(
+    compute: compute_server.Compute, reconciler: Reconciler
+) -> None:
+    compute.sold_out = {ZONES[0]}
+    reconciler.bring_up([SPEC], 600)
+    assert {compute.find(name).zone for name in compute.names} == {ZONES[1]}
+    reconciler.take_down([KEY])
+    compute.sold_out = {*ZONES}
+    with pytest.raises(
+        errors.ResourceFailed,
+        match="none left of 3 x e2-standard-4 in us-central1-b",
+    ):
+        reconciler.bring_up([SPEC], 600)
+    assert compute.names == []
+
+
+def test_a_quota_is_named_with_its_region_and_limit(
+    compute: compute_server.Compute, reconciler: Reconciler
+) -> None:
+    compute.quotas = {"us-central1": 8}
+    with pytest.raises(
+        errors.ResourceFailed,
+        match=r"quota compute.googleapis.com/cpus of us-central1 is 8",
+    ):
+        reconciler.bring_up([SPEC], 600)
+    assert compute.calls.count("instances.bulkInsert") == 1
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+def test_a_lost_answer_anywhere_leaves_nothing_twice(
+    compute: compute_server.Compute, reconciler: Reconciler, number: int
+) -> None:
+    # twice: the client below sends once more by itself
+    compute.faults = {number: lose, number + 1: lose}
+    compute.lag = 3
+    reconciler.bring_up([SPEC], 600)
+    assert compute.names == [f"swarm-00{i}" for i in range(3)]
+    reconciler.take_down([KEY])
+    assert compute.names == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (429, "rateLimitExceeded"),
+        (503, "backendError"),
+        (403, "rateLimitExceeded"),
+        (409, "resourceNotReady"),
+    ],
+)
+def test_bursts_of_trouble_are_outlasted(
+    compute: compute_server.Compute,
+    reconciler: Reconciler,
+    fault: tuple[int, str],
+) -> None:
+    compute.faults = dict.fromkeys([*range(1, 4), *range(6, 11)], fault)
+    reconciler.bring_up([SPEC], 600)
+    compute.faults = dict.fromkeys(
+        range(len(compute.calls), len(compute.calls) + 6), fault
+    )
+    reconciler.take_down([KEY])
+    assert compute.names == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"machine_type": "e2-huge"}, "'e2-huge' does not exist"),
+        ({"zones": ("mars-north1-a",)}, "zone 'mars-north1-a' was not found"),
+        ({"tags": (1,)}, "not string"),
+    ],
+)
+def test_what_google_does_not_know_is_refused_with_its_words(
+    compute: compute_server.Compute,
+    reconciler: Reconciler,
+    change: dict,
+    message: str,
+) -> None:
+    with pytest.raises(errors.Refused, match=message):
+        reconciler.bring_up([replace(SPEC, **change)], 600)
+    assert compute.names == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        ((401, "authError"), errors.Refused, "401.*look at the credentials"),
+        ((403, "forbidden"), errors.Refused, "403.*what they may do"),
+        ((403, "quotaExceeded"), errors.QuotaExceeded, "403"),
+        ((409, "alreadyExists"), errors.AlreadyThere, "409"),
+        ((404, "notFound"), errors.Refused, "404"),
+        ((503, "backendError"), errors.CloudUnavailable, "503"),
+    ],
+)
+def test_answers_become_errors_of_our_own(
+    compute: compute_server.Compute,
+    cloud: ComputeCloud,
+    stamp: Stamp,
+    fault: tuple[int, str],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    compute.faults = {2: fault, 3: fault}
+    with pytest.raises(kind, match=message):
+        cloud.create(SPEC, stamp)
+
+
+def test_a_zone_that_does_not_answer_is_not_taken_for_empty(
+    compute: compute_server.Compute, cloud: ComputeCloud
+) -> None:
+    compute.silent = {ZONES[1]}
+    with pytest.raises(errors.CloudUnavailable, match="us-central1-b"):
+        cloud.observe()
+
+
+def test_nobody_there_is_unavailable() -> None:
+    from google.auth.credentials import AnonymousCredentials
+
+    with ComputeCloud(
+        "project", AnonymousCredentials(), endpoint="http://127.0.0.1:9/c/"
+    ) as cloud:
+        with pytest.raises(errors.CloudUnavailable, match="no answer"):
+            cloud.observe()
+        with pytest.raises(errors.Refused, match="cloud of virtual machines"):
+            cloud.create(NodePoolSpec("pool", cluster="c"), Stamp("a", "b", 1))
+    with pytest.raises(errors.InvalidSpec, match="name one"):
+        ComputeCloud("", AnonymousCredentials())
+
+
+def test_machines_that_vanish_or_stop_are_noticed(
+    cloud: ComputeCloud, reconciler: Reconciler, fake_clock: FakeClock
+) -> None:
+    reconciler.bring_up([SPEC], 600)
+    cloud._api.delete_instance(ZONES[0], "swarm-001")
+    found = cloud.find(KEY)
+    assert (found.state, found.reason) == (
+        State.BROKEN,
+        "swarm-001 is STOPPING",
+    )
+    fake_clock.advance(100)
+    assert cloud.find(KEY).reason == "only 2 of 3 are there"
+    reconciler.take_down([KEY])
+
+
+def test_machines_of_others_with_our_names_are_left_alone(
+    compute: compute_server.Compute,
+    cloud: ComputeCloud,
+    reconciler: Reconciler,
+    stamp: Stamp,
+) -> None:
+    cloud.create(SPEC, replace(stamp, owner="bob"))
+    elsewhere = replace(SPEC, zones=ZONES[1:])
+    with pytest.raises(errors.AlreadyThere, match="not of this run"):
+        reconciler.bring_up([elsewhere], 600)
+    assert len(compute.names) == 3
+    with pytest.raises(errors.NotThere, match="VM other does not exist"):
+        cloud.logs(Key(Kind.VM, "other"))
+    assert cloud.logs(KEY)["swarm-002"] == "swarm-002 booted\n"
+
+
+def test_what_a_killed_program_left_is_reaped_while_it_is_deleted_by_half(
+    compute: compute_server.Compute,
+    cloud: ComputeCloud,
+    stamp: Stamp,
+    fake_clock: FakeClock,
+) -> None:
+    cloud.create(SPEC, stamp)
+    fake_clock.advance(60)
+    cloud._api.delete_instance(ZONES[0], "swarm-000")
+    assert reap(cloud, "alice", clock=fake_clock.clock) == []
+    assert reap(cloud, "alice", older_than=60, clock=fake_clock.clock) == [KEY]
+    assert compute.names == []
+
+
+def test_tokens_are_renewed_once_and_never_said(
+    compute: compute_server.Compute,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    compute.token = RIGHT
+
+    class Renewed(Credentials):
+        def refresh(self, _request: object) -> None:
+            self.token = RIGHT
+
+    cloud = ComputeCloud("project", Renewed(OLD), endpoint=compute.endpoint)
+    with cloud:
+        assert cloud.observe() == []
+        assert len(compute.calls) == 2
+        compute.token = OTHER
+        with pytest.raises(errors.Refused, match="401") as failed:
+            cloud.observe()
+    said = caplog.text + repr(failed.value) + repr(cloud) + repr(vars(cloud))
+    assert caplog.records
+    assert "s3cret" not in said
+    secret = VMDescription(
+        "a", ZONES, startup_script="s3cret", metadata={"key": "s3cret"}
+    )
+    assert "s3cret" not in repr(secret)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "Bad_Name"}, "give lower-case letters"),
+        ({"zones": ()}, "give zones such as"),
+        ({"zones": ("us-central1",)}, "give zones such as"),
+        ({"num_vms": 0}, "give a number from 1 to 1000"),
+        ({"num_vms": 1001}, "give a number from 1 to 1000"),
+        ({"disk_gb": 1}, "give at least 10"),
+        ({"num_gpus": 1}, "give both or none"),
+        ({"gpu_type": "nvidia-tesla-t4"}, "give both or none"),
+        ({"max_run_seconds": 5}, "give at least 30"),
+        ({"machine_type": "g2-standard-4"}, "g2-standard-4"),
+    ],
+)
+def test_wrong_descriptions_are_refused_before_anything_is_sent(
+    options: dict, message: str
+) -> None:
+    with pytest.raises(errors.InvalidSpec, match=message):
+        VMDescription(**{"name": "swarm", "zones": ZONES, **options})
