@@ -363,7 +363,8 @@ class Compute:
 
     def _operate(self, places, kind, errors, target="") -> dict[str, Any]:
         name = f"operation-{len(self._operations)}"
-        zone = f"{self.endpoint}projects/{places['project']}/zones/{places['zone']}"
+        project, zone = places["project"], places["zone"]
+        zone = f"{self.endpoint}projects/{project}/zones/{zone}"
         self._operations[name] = {
             "kind": "compute#operation",
             "name": name,
@@ -419,7 +420,7 @@ class Compute:
     # What a machine sees of it
 
     def metadata(self, verb: str, path: str, content: bytes) -> str:
-        _, _, name, _, _, _, what, *rest = path.split("/")
+        _, _, _, name, _, _, _, what, *rest = path.split("/")
         with self.lock:
             instance = self.find(name)
             if verb == "PUT" and what == "guest-attributes":
