@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +49,7 @@ class VMManager:
         project: The project; that of the credentials if empty.
         credentials: The path of a key file, an object of google-auth, or None
             for what the environment has.
-        owner: Who answers for them; the user's name if empty.
+        owner: Who answers for them; who runs this if None.
         lifetime: Seconds after which anybody may delete them, and Google
             itself does.
         timeout: Seconds until all have to be ready.
@@ -70,7 +69,7 @@ class VMManager:
         *,
         project: str = "",
         credentials: Any = None,
-        owner: str = "",
+        owner: str | None = None,
         lifetime: float = 86400.0,
         timeout: float = 1200.0,
         ssh_port: int = 22,
@@ -83,7 +82,7 @@ class VMManager:
         self._cloud = cloud or ComputeCloud(
             project, credentials, clock=self._clock
         )
-        self._owner = owner or _user()
+        self._owner = owner
         self._lifetime = lifetime
         self._timeout = timeout
         self._port = ssh_port
@@ -121,7 +120,7 @@ class VMManager:
         run = f"{spec.name}-{uuid.uuid4().hex[:8]}"
         reconciler = Reconciler(
             self._cloud,
-            Stamp(self._owner, run, int(today + self._lifetime)),
+            Stamp.make(self._owner, run, today + self._lifetime),
             clock=self._clock,
             report=self._report,
         )
@@ -214,8 +213,3 @@ class VMManager:
         if not keys:
             return None
         return Host(name, address_of(instance), self._port, keys)
-
-
-def _user() -> str:
-    name = re.sub(r"[^-_a-z0-9]", "-", getpass.getuser().lower())
-    return name.strip("-_")[:63] or "somebody"

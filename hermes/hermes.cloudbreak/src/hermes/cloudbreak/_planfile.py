@@ -1,0 +1,292 @@
+"""Pure: a file that says what is wanted, strictly read, and what is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.specs import Key, Kind, Observed, Spec
+
+__all__ = ("KINDS", "Form", "Plan", "Row", "read_plan", "rows", "seconds")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of table in a file.
+
+    Attributes:
+        kind: What its tables describe.
+        spec: Where the class is that its keys are fields of.
+        settings: The table that says where such things are.
+    """
+
+    kind: Kind
+    spec: str
+    settings: str
+
+
+# To add a kind is to add a line here, and its cloud in `_commands`.
+_GOOGLE = "hermes.cloudbreak.clouds.google"
+KINDS: Mapping[str, Form] = {
+    "cluster": Form(Kind.CLUSTER, f"{_GOOGLE}:Cluster", "google"),
+    "node_pool": Form(Kind.NODE_POOL, f"{_GOOGLE}:NodePool", "google"),
+    "triton": Form(
+        Kind.DEPLOYMENT,
+        "hermes.cloudbreak.deployment:TritonSpec",
+        "kubernetes",
+    ),
+    "vm": Form(Kind.VM, f"{_GOOGLE}:VMDescription", "google"),
+}
+
+_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "google": ("credentials", "project"),
+    "kubernetes": ("context", "kubeconfig", "namespace"),
+}
+_TOP = ("lifetime", "owner", "run", "timeout")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a file says.
+
+    Attributes:
+        run: What its resources are found by again, together with the owner.
+        owner: Who answers for them.
+        lifetime: Seconds after which anybody may delete them.
+        timeout: Seconds until they have to be ready.
+        specs: What is wanted.
+        settings: Where, by cloud.
+    """
+
+    run: str
+    owner: str
+    lifetime: float
+    timeout: float
+    specs: tuple[Spec, ...]
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def stamp(self, today: float) -> Stamp:
+        """Give what its resources are labelled with."""
+        return Stamp.make(self.owner, self.run, today + self.lifetime)
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """Kinds of resources that are in it."""
+        return frozenset(each.key.kind for each in self.specs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of what would be done.
+
+    Attributes:
+        action: ``"create"``, ``"keep"`` or ``"delete"``.
+        key: With what.
+        where: The first of its zones.
+        what: Its settings, as far as they are not what they are by default.
+    """
+
+    action: str
+    key: Key
+    where: str = ""
+    what: str = ""
+
+
+def seconds(text: str) -> float:
+    """Read a duration: ``"90s"``, ``"30m"``, ``"6h"`` or ``"2d"``.
+
+    Raises:
+        InvalidSpec: If it is none.
+    """
+    found = _DURATION.fullmatch(str(text).strip())
+    if not found:
+        raise InvalidSpec(f"{text!r} is no duration: give one such as '6h'")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def read_plan(content: Mapping[str, Any]) -> Plan:
+    """Read what `tomllib` has read.
+
+    Raises:
+        InvalidSpec: If something in it is unknown, missing or wrong; it says
+            where.
+    """
+    _check_keys(content, (*_TOP, *KINDS, *_SETTINGS), "the file")
+    if not content.get("run"):
+        raise InvalidSpec(
+            'the file has no run: write run = "a-name", by which its '
+            "resources are found again"
+        )
+    stamp = Stamp.make(content.get("owner"), str(content["run"]), 0)
+    specs = tuple(
+        _read_spec(name, table)
+        for name in KINDS
+        for table in _tables(content, name)
+    )
+    _check_specs(specs)
+    return Plan(
+        stamp.run,
+        stamp.owner,
+        seconds(content.get("lifetime", "24h")),
+        seconds(content.get("timeout", "30m")),
+        specs,
+        {name: _read_settings(name, content) for name in _SETTINGS},
+    )
+
+
+def rows(plan: Plan, observed: Iterable[Observed] = ()) -> list[Row]:
+    """Tell what would be done.
+
+    Args:
+        plan: What is wanted.
+        observed: What is there of the plan's run.
+    """
+    there = {each.key for each in observed}
+    wanted = {each.key: each for each in plan.specs}
+    found = [
+        Row(
+            "keep" if key in there else "create",
+            key,
+            next(iter(getattr(spec, "zones", ())), ""),
+            _say(spec),
+        )
+        for key, spec in wanted.items()
+    ]
+    gone = sorted(there - wanted.keys(), key=str)
+    return found + [Row("delete", key) for key in gone]
+
+
+def _say(spec: Any) -> str:
+    """List what is not as it is by default, but nothing that is not shown."""
+    said = []
+    for each in dataclasses.fields(spec):
+        value = getattr(spec, each.name)
+        if not each.repr or each.name in {"name", "zones", "cluster"}:
+            continue
+        default = (
+            each.default
+            if each.default_factory is dataclasses.MISSING
+            else each.default_factory()
+        )
+        if value != default:
+            # variables of an environment may be secrets
+            shown = list(value) if isinstance(value, Mapping) else value
+            said.append(f"{each.name}={shown}")
+    return ", ".join(said)
+
+
+def _tables(content: Mapping[str, Any], name: str) -> list[Any]:
+    tables = content.get(name, [])
+    if not isinstance(tables, list):
+        raise InvalidSpec(f"[{name}] has to be written as [[{name}]]")
+    return tables
+
+
+def _read_settings(name: str, content: Mapping[str, Any]) -> dict[str, str]:
+    settings = content.get(name, {})
+    if not isinstance(settings, dict):
+        raise InvalidSpec(f"{name} has to be a table: write [{name}]")
+    _check_keys(settings, _SETTINGS[name], f"[{name}]")
+    return {k: _convert(str, v, f"[{name}] {k}") for k, v in settings.items()}
+
+
+def _read_spec(name: str, table: Mapping[str, Any]) -> Spec:
+    module, _, attribute = KINDS[name].spec.partition(":")
+    make: Callable[..., Spec] = getattr(
+        importlib.import_module(module), attribute
+    )
+    hints = get_type_hints(make)
+    fields = {f.name: f for f in dataclasses.fields(make)}  # type: ignore[arg-type]
+    where = f"[[{name}]] {table.get('name', '')}".strip()
+    _check_keys(table, tuple(fields), where)
+    for each in fields.values():
+        has_none = each.default is each.default_factory is dataclasses.MISSING
+        if has_none and each.name not in table:
+            raise InvalidSpec(f"{where} has no {each.name}")
+    return make(
+        **{
+            key: _convert(hints[key], value, f"{where}: {key}")
+            for key, value in table.items()
+        }
+    )
+
+
+def _check_keys(
+    table: Mapping[str, Any], known: tuple[str, ...], where: str
+) -> None:
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = (
+                f"did you mean {near[0]}?"
+                if near
+                else f"there are {', '.join(sorted(known))}"
+            )
+            raise InvalidSpec(f"{where} knows no {key}: {hint}")
+
+
+def _check_specs(specs: tuple[Spec, ...]) -> None:
+    keys = [each.key for each in specs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InvalidSpec(f"{key} is there twice: give each its own name")
+        if key.parent is not None and key.parent not in keys:
+            raise InvalidSpec(f"{key}: there is no such cluster in the file")
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Turn a value of TOML into one of a field."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in {Union, types.UnionType}:
+        return _convert_any(inner, value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(inner[0], each, where) for each in value)
+    if origin is Mapping and isinstance(value, dict):
+        return {k: _convert(inner[1], v, where) for k, v in value.items()}
+    if value in inner if origin is Literal else _is_a(hint, value):
+        return value
+    raise InvalidSpec(f"{where}={value!r}: give {_name(hint)}")
+
+
+def _convert_any(hints: Iterable[Any], value: Any, where: str) -> Any:
+    errors = []
+    for each in hints:
+        if each is type(None):
+            continue
+        try:
+            return _convert(each, value, where)
+        except InvalidSpec as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _is_a(hint: Any, value: Any) -> bool:
+    if not isinstance(hint, type):
+        return False
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _name(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return "a list of texts"
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(each) for each in get_args(hint))
+    names = {
+        bool: "true or false",
+        float: "a number",
+        int: "a whole number",
+        str: "a text",
+    }
+    return names.get(hint, "a table")

@@ -1,0 +1,72 @@
+"""Several clouds as one: each has its kinds of resources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from hermes.cloudbreak.cloud import Cloud
+from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.specs import Key, Kind, Observed, Spec
+
+__all__ = ("Together",)
+
+
+class Together:
+    """A `Cloud` of several.
+
+    Args:
+        clouds: Which cloud has which kind; one may have several.
+    """
+
+    def __init__(self, clouds: Mapping[Kind, Cloud]) -> None:
+        self._clouds = dict(clouds)
+
+    def __repr__(self) -> str:
+        return f"<Together, {', '.join(map(repr, self._each()))}>"
+
+    def observe(self, owner: str | None = None) -> Iterable[Observed]:
+        """See `Cloud.observe`."""
+        return [o for each in self._each() for o in each.observe(owner)]
+
+    def find(self, key: Key) -> Observed | None:
+        """See `Cloud.find`."""
+        return self._of(key).find(key)
+
+    def create(self, spec: Spec, stamp: Stamp) -> None:
+        """See `Cloud.create`."""
+        self._of(spec.key).create(spec, stamp)
+
+    def delete(self, key: Key) -> None:
+        """See `Cloud.delete`."""
+        self._of(key).delete(key)
+
+    def logs(self, key: Key) -> dict[str, str]:
+        """Read what programs of a resource have written, by their names.
+
+        Raises:
+            InvalidSpec: If nothing is kept of this kind.
+        """
+        read: Callable[[Key], dict[str, str]] | None = getattr(
+            self._of(key), "logs", None
+        )
+        if read is None:
+            raise InvalidSpec(f"{key}: no logs are kept of a {key.kind.value}")
+        return read(key)
+
+    def close(self) -> None:
+        """End connections; nothing else."""
+        for each in self._each():
+            if (close := getattr(each, "close", None)) is not None:
+                close()
+
+    def _of(self, key: Key) -> Cloud:
+        try:
+            return self._clouds[key.kind]
+        except KeyError:
+            raise InvalidSpec(
+                f"{key}: no cloud is given that has a {key.kind.value}"
+            ) from None
+
+    def _each(self) -> list[Cloud]:
+        return list({id(c): c for c in self._clouds.values()}.values())

@@ -1,0 +1,228 @@
+"""hermes-cloud, on a cloud in memory."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hermes.cloudbreak import _commands
+from hermes.cloudbreak._together import Together
+from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.specs import Cause, Key, Kind, VMSpec
+from hermes.cloudbreak.testing import FakeClock, FakeCloud
+
+FILE = """
+run = "night"
+owner = "alice"
+lifetime = "1h"
+[[cluster]]
+name = "inference"
+zones = ["us-central1-a"]
+[[node_pool]]
+name = "cpus"
+cluster = "inference"
+[[vm]]
+name = "reader"
+zones = ["us-central1-a"]
+"""
+
+
+class Setting:
+    """A file, a cloud, and the command line in between."""
+
+    def __init__(self, folder: Path) -> None:
+        self.time = FakeClock()
+        self.cloud = FakeCloud(self.time.clock)
+        self.file = folder / "cloud.toml"
+        self.file.write_text(FILE)
+
+    def run(self, command: str, *words: str) -> int:
+        return _commands.run(
+            [command, str(self.file), *words],
+            lambda _plan: dict.fromkeys(Kind, self.cloud),
+            self.time.clock,
+        )
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return Setting(tmp_path)
+
+
+def test_plan_shows_and_asks_no_cloud(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    assert setting.run("plan") == 0
+    said = capsys.readouterr().out
+    for each in ("create", "cluster inference", "VM reader", "us-central1-a"):
+        assert each in said
+    assert "run night of alice: may be deleted by anybody 1 h after" in said
+    assert setting.cloud.calls == []
+
+
+def test_up_status_down(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    assert setting.run("up", "--yes") == 0
+    assert len(setting.cloud.resources) == 3
+    said = capsys.readouterr()
+    assert "waiting for VM reader" in said.err
+    assert "up: 3 resources of run night" in said.out
+    assert setting.run("up", "--yes") == 0  # and it is kept
+    assert "keep" in capsys.readouterr().out
+    assert setting.run("status") == 0
+    said = capsys.readouterr().out
+    assert "node pool cpus" in said
+    assert "ready" in said
+    assert setting.run("down") == 0
+    assert setting.cloud.resources == ()
+
+
+def test_up_asks(
+    setting: Setting,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert setting.run("up") == 130
+    assert setting.cloud.resources == ()
+    assert "Do it?" in capsys.readouterr().out
+
+
+def test_up_that_fails_leaves_nothing(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.cloud.troubles["reader"] = (Cause.QUOTA, "CPUS: 0 left of 8")
+    assert setting.run("up", "--yes") == 1
+    assert "CPUS: 0 left of 8" in capsys.readouterr().err
+    assert setting.cloud.resources == ()
+
+
+def test_what_the_file_has_no_more_goes(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.run("up", "--yes")
+    setting.file.write_text(FILE.replace('"reader"', '"writer"'))
+    assert setting.run("up", "--yes") == 0
+    assert "delete" in capsys.readouterr().out
+    assert Key(Kind.VM, "writer") in setting.cloud.resources
+    assert Key(Kind.VM, "reader") not in setting.cloud.resources
+
+
+def test_another_run_is_left_alone(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.cloud.create(VMSpec("other"), Stamp("alice", "day", 2**31))
+    setting.run("up", "--yes")
+    setting.run("down")
+    assert setting.cloud.resources == (Key(Kind.VM, "other"),)
+    capsys.readouterr()
+    setting.run("status")
+    assert "other" not in capsys.readouterr().out
+    setting.run("status", "--all")
+    assert "other" in capsys.readouterr().out
+
+
+def test_reap_deletes_what_is_too_old_and_tells_before(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.run("up", "--yes")
+    setting.time.advance(1800)
+    assert setting.run("reap") == 0
+    assert len(setting.cloud.resources) == 3
+    assert setting.run("reap", "--older-than", "30m", "--dry-run") == 0
+    assert "would delete VM reader" in capsys.readouterr().out
+    assert len(setting.cloud.resources) == 3
+    assert setting.run("reap", "--owner", "bob", "--older-than", "1s") == 0
+    assert len(setting.cloud.resources) == 3
+    setting.time.advance(1800)
+    assert setting.run("reap") == 0
+    assert "deleted cluster inference" in capsys.readouterr().out
+    assert setting.cloud.resources == ()
+
+
+def test_logs_say_where_there_are_none(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    assert setting.run("logs") == 1
+    assert "nothing is there of run night" in capsys.readouterr().err
+    setting.run("up", "--yes")
+    assert setting.run("logs") == 0
+    assert "no logs are kept of a VM" in capsys.readouterr().out
+    assert setting.run("logs", "--name", "reader") == 1
+    assert setting.run("logs", "--name", "none") == 1
+    assert "is called 'none'" in capsys.readouterr().err
+
+
+def test_wrong_files_and_words_are_said(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.file.write_text("run = ")
+    assert setting.run("plan") == 1
+    assert "is no TOML" in capsys.readouterr().err
+    setting.file.write_text("rum = 1")
+    assert setting.run("plan") == 1
+    said = capsys.readouterr().err
+    assert f"{setting.file}: the file knows no rum: did you mean run?" in said
+    setting.file.unlink()
+    assert setting.run("plan") == 1
+    assert "there is no file" in capsys.readouterr().err
+    assert setting.run("plan", "--what") == 2
+    assert setting.run("destroy") == 2
+    setting.file.write_text(FILE)
+    assert setting.run("reap", "--older-than", "long") == 1
+    assert "'long' is no duration" in capsys.readouterr().err
+
+
+def test_a_file_without_a_cloud_is_refused(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.file.write_text('run = "a"')
+    assert _commands.run(["status", str(setting.file)]) == 1
+    assert "names no cloud: write [google]" in capsys.readouterr().err
+
+
+def test_a_kind_without_a_cloud_is_refused() -> None:
+    cloud = FakeCloud(FakeClock().clock)
+    together = Together({Kind.VM: cloud})
+    with pytest.raises(InvalidSpec, match="no cloud is given that has a clu"):
+        together.find(Key(Kind.CLUSTER, "a"))
+    assert together.find(Key(Kind.VM, "a")) is None
+
+
+@pytest.mark.parametrize(
+    ("missing", "code", "message"),
+    [
+        (
+            "typer",
+            "from hermes.cloudbreak._cli import main; sys.exit(main(['plan']))",
+            "hermes-cloud needs typer; install hermes-cloudbreak with its "
+            "extra cli",
+        ),
+        (
+            "paramiko",
+            "import hermes.cloudbreak.ssh",
+            "ImportError: SSH needs the extra `ssh` of hermes-cloudbreak",
+        ),
+        (
+            "googleapiclient.discovery",
+            "from hermes.cloudbreak.clouds.google import VMDescription; "
+            "from hermes.cloudbreak.clouds.google import ComputeCloud",
+            "ImportError: Compute Engine needs the extra `gcp` of",
+        ),
+    ],
+)
+def test_without_an_extra_it_says_which(
+    missing: str, code: str, message: str
+) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; {code}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode
+    assert message in done.stderr
