@@ -28,6 +28,8 @@ GPUS = {"nvidia-tesla-t4", "nvidia-l4"}
 NAME = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 LABEL = r"[-_a-z0-9]{0,63}"
 BASE = "/compute/v1/"
+# What gcloud sends with each list, and this version of the document lacks.
+EXTRA = {"returnPartialSuccess": {"type": "boolean"}}
 TYPES = {
     "any": object,
     "array": list,
@@ -201,7 +203,7 @@ class Compute:
         return answer
 
     def _answer(self, method, places, query, content) -> dict[str, Any]:
-        known = method["parameters"] | document()["parameters"]
+        known = method["parameters"] | document()["parameters"] | EXTRA
         for name, value in {**query, **places}.items():
             if name not in known:
                 raise invalid(f"Unknown query '{name}'")
@@ -383,7 +385,8 @@ class Compute:
         found = dict(self._operations[name])
         errors = found.pop("errors")
         age = self.today() - found.pop("started")
-        share = min(1.0, age / (self.operation_seconds or 1e-9))
+        is_done = age >= self.operation_seconds
+        share = 1.0 if is_done else age / self.operation_seconds
         if share == 1 and errors:
             found["error"] = {"errors": errors}
             found["httpErrorStatusCode"] = 400
