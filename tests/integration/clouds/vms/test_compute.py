@@ -168,6 +168,16 @@ def test_a_lost_answer_anywhere_leaves_nothing_twice(
     assert compute.names == []
 
 
+def test_a_swarm_that_was_deleted_can_be_asked_for_again(
+    compute: compute_server.Compute, reconciler: Reconciler
+) -> None:
+    compute.faults = {3: lose, 4: lose}  # Google knows the request now
+    reconciler.bring_up([SPEC], 600)
+    reconciler.take_down([KEY])
+    reconciler.bring_up([SPEC], 600)
+    assert len(compute.names) == 3
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -162,24 +162,27 @@ class ComputeCloud:
         labels = labels_of(spec, stamp, today)
         body = bulk_body(spec, stamp, labels, today)
         # The same again where no answer came: Google then does it once.
-        request_id = self._request_ids.setdefault(
-            (spec.key, zone), str(uuid.uuid4())
-        )
+        with self._lock:
+            request_id = self._request_ids.setdefault(
+                (spec.key, zone), str(uuid.uuid4())
+            )
         try:
             operation = self._api.bulk_insert(zone, body, request_id)
         except CloudUnavailable:
             raise
         except Exception:
-            del self._request_ids[spec.key, zone]
+            self._request_ids.pop((spec.key, zone), None)
             raise
-        del self._request_ids[spec.key, zone]
         order = _Order(spec, zone, operation["name"], labels)
         with self._lock:
+            self._request_ids.pop((spec.key, zone), None)
             self._orders[spec.key] = order
 
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
         with self._lock:
+            for each in [k for k in self._request_ids if k[0] == key]:
+                del self._request_ids[each]  # what comes later is another
             order = self._orders.get(key)
             if order is not None and order.failure is not None:
                 del self._orders[key]

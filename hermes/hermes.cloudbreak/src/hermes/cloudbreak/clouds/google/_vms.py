@@ -152,6 +152,8 @@ class VMManager:
             )
         key = public_key(ssh_key_file)
         metadata["ssh-keys"] = f"{username}:{key} {username}"
+        # With it, which a project may have, Google looks at no other keys.
+        metadata.setdefault("enable-oslogin", "FALSE")
         return replace(self._description, num_vms=num_vms, metadata=metadata)
 
     def _wait_booted(self, spec: VMDescription, deadline: float) -> list[Host]:
