@@ -502,6 +502,7 @@ def stamp(seconds: float) -> str:
 def make_handler(compute: Compute) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize, disable_nagle_algorithm = 1 << 16, True
 
         def answer(self) -> None:
             size = int(self.headers.get("content-length") or 0)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hermes.cloudbreak.clouds.google._cloud import GKECloud
     from hermes.cloudbreak.clouds.google._manager import ClusterManager
     from hermes.cloudbreak.clouds.google._vm_cloud import ComputeCloud
-    from hermes.cloudbreak.clouds.google._vms import Swarm, VMManager
+    from hermes.cloudbreak.clouds.google._vms import VMManager
 
 __all__ = (
     "Cluster",
@@ -41,7 +41,6 @@ __all__ = (
     "ComputeCloud",
     "GKECloud",
     "NodePool",
-    "Swarm",
     "VMDescription",
     "VMManager",
     "create_gpu_node_pool_config",
@@ -52,7 +51,6 @@ _LAZY = {
     "ClusterManager": "_manager",
     "ComputeCloud": "_vm_cloud",
     "GKECloud": "_cloud",
-    "Swarm": "_vms",
     "VMManager": "_vms",
 }
 

@@ -32,13 +32,10 @@ from hermes.cloudbreak.specs import Key, State
 from hermes.cloudbreak.ssh import Host, Hosts, public_key
 from hermes.cloudbreak.waiting import Clock, Pauses
 
-__all__ = ("Swarm", "VMManager")
+__all__ = ("VMManager",)
 
 _AT_ONCE = 16  # machines that are asked about at the same time
 _USERNAME = re.compile(r"[a-z_][-a-z0-9_]{0,31}")
-
-# A machine is known by its host keys, and reached over SSH.
-Swarm = Hosts
 
 
 class VMManager:
@@ -91,7 +88,7 @@ class VMManager:
     @contextlib.contextmanager
     def manage(
         self, num_vms: int, username: str, ssh_key_file: str | Path
-    ) -> Iterator[Swarm]:
+    ) -> Iterator[Hosts]:
         """Have machines, for the time of a context.
 
         They are ready when their start-up script has ended well and they let
@@ -131,7 +128,7 @@ class VMManager:
             reconciler.bring_up([spec], self._timeout)
             hosts = self._wait_booted(spec, deadline)
             swarm = stack.enter_context(
-                Swarm(hosts, username, ssh_key_file, clock=self._clock)
+                Hosts(hosts, username, ssh_key_file, clock=self._clock)
             )
             swarm.connect(max(1.0, deadline - self._clock.now()))
             yield swarm
