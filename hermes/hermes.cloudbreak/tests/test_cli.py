@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from hermes.cloudbreak import _commands
+from hermes.cloudbreak._planfile import read_plan
 from hermes.cloudbreak._together import Together
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
@@ -29,6 +37,16 @@ cluster = "inference"
 [[vm]]
 name = "reader"
 zones = ["us-central1-a"]
+"""
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: here
+clusters: [{name: here, cluster: {server: "http://127.0.0.1:9"}}]
+users: [{name: me, user: {token: none}}]
+contexts: [{name: here, context: {cluster: here, user: me}}]
 """
 
 
@@ -193,6 +211,42 @@ def test_a_kind_without_a_cloud_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="no cloud is given that has a clu"):
         together.find(Key(Kind.CLUSTER, "a"))
     assert together.find(Key(Kind.VM, "a")) is None
+
+
+def make_key_file(folder: Path) -> Path:
+    """A key of Google's form, of nobody."""
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    content = {
+        "type": "service_account",
+        "project_id": "of-the-key",
+        "client_email": "nobody@nowhere",
+        "private_key": key.decode(),
+        "token_uri": "http://127.0.0.1:9/token",
+    }
+    path = folder / "key.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_clouds_of_a_file_are_reached_as_it_says(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(KUBECONFIG)
+    content = {
+        "run": "night",
+        "google": {"credentials": str(make_key_file(tmp_path))},
+        "kubernetes": {"kubeconfig": str(kubeconfig), "namespace": "mine"},
+    }
+    clouds = _commands.make_clouds(read_plan(content))
+    assert set(clouds) == set(Kind)
+    assert clouds[Kind.CLUSTER] is clouds[Kind.NODE_POOL]
+    assert "project of-the-key" in repr(clouds[Kind.VM])
+    del content["google"]
+    few = _commands.make_clouds(read_plan(content))
+    assert set(few) == {Kind.DEPLOYMENT}
+    for each in (clouds, few):
+        Together(each).close()
 
 
 MAIN = "from hermes.cloudbreak._cli import main; sys.exit(main(['plan']))"
