@@ -402,7 +402,7 @@ with serve(repository, free_ports=True) as server:
         time.sleep(0.2)
     child = os.fork()
     if child == 0:
-        signal.alarm(75)
+        signal.alarm({"stopping": 15, "waiting": 75}[what])
         try:
             good = run(server)
         except BaseException:
@@ -410,9 +410,9 @@ with serve(repository, free_ports=True) as server:
             good = False
         os._exit(0 if good else 1)
     _, status = os.waitpid(child, 0)
-    server.wait(60)
     if what == "waiting":
         thread.join(60)
+    server.wait(2)  # it is still there
     print("child", os.waitstatus_to_exitcode(status), repr(server))
 """
 

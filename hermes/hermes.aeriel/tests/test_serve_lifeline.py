@@ -1,11 +1,14 @@
 """The lifeline with commands that are quicker than Triton."""
 
+import contextlib
 import gc
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from hermes.aeriel.serve._lifeline import Lifeline, _session
 from hermes.aeriel.serve._log import Log
 
-Run = Callable[[str], Lifeline]
+Run = Callable[..., Lifeline]
 SECONDS = 10
 SHM = Path("/dev/shm")  # noqa: S108
 
@@ -36,7 +39,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
 def run(log: Log, shm: str) -> Iterator[Run]:
     lifelines = []
 
-    def run(script: str) -> Lifeline:
+    def run(script: str, outer: Sequence[str] = ()) -> Lifeline:
         lifeline = Lifeline(
             ["/bin/bash", "-c", script + "\n:", "'$0'"],
             env=os.environ,
@@ -44,6 +47,7 @@ def run(log: Log, shm: str) -> Iterator[Run]:
             output=log.file,
             grace=1,
             shm_prefix=shm,
+            outer=outer,
         )
         lifelines.append(lifeline)
         return lifeline
@@ -116,35 +120,111 @@ def test_a_killed_shell_leaves_nothing(run: Run, log: Log, shm: str) -> None:
     assert command.poll() == 128 + signal.SIGKILL
 
 
-def test_a_container_that_fails_leaves_nothing(log: Log, shm: str) -> None:
-    command = Lifeline(
-        ["/bin/true"],
+def test_a_container_that_fails_leaves_nothing(run: Run, shm: str) -> None:
+    command = run(":", outer=["/bin/bash", "-c", "exit 255"])
+    assert ended(command) == 255
+    until(lambda: not (SHM / shm).exists())
+
+
+def test_a_command_that_cannot_be_started_leaves_nothing(
+    run: Run, shm: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match="no-such-container"):
+        run(":", outer=["/no-such-container"])
+    gc.collect()  # would warn of a process that runs
+    until(lambda: not (SHM / shm).exists())
+
+
+def test_what_nobody_holds_any_more_is_stopped(log: Log, shm: str) -> None:
+    script = "trap 'echo asked; exit' TERM; echo up; sleep 60 & wait"
+    lifeline = Lifeline(
+        ["/bin/bash", "-c", script],
         env=os.environ,
         cwd=None,
         output=log.file,
         grace=1,
         shm_prefix=shm,
-        outer=["/bin/bash", "-c", "exit 255"],
     )
-    assert ended(command) == 255
+    until(lambda: "up" in log.read())
+    del lifeline
     until(lambda: not (SHM / shm).exists())
-    command.stop()
+    assert log.read() == "up\nasked\n"
 
 
-def test_a_command_that_cannot_be_started_leaves_nothing(
-    log: Log, shm: str
-) -> None:
-    with pytest.raises(FileNotFoundError, match="no-such-container"):
-        Lifeline(
-            ["/bin/true"],
-            env=os.environ,
+# Interrupts its own start again and again, a little later every time.
+INTERRUPTED = """
+import signal, sys, threading, time
+from hermes.aeriel.serve._lifeline import Lifeline
+
+class Interrupted(BaseException):
+    pass
+
+def interrupt(*_):
+    raise Interrupted
+
+def kill(armed, delay):
+    armed.wait()
+    time.sleep(delay)
+    signal.pthread_kill(main, signal.SIGUSR1)
+
+main = threading.get_ident()
+signal.signal(signal.SIGUSR1, interrupt)
+num_interrupted = 0
+for n in range(60):
+    lifeline, armed = None, threading.Event()
+    thread = threading.Thread(target=kill, args=[armed, n * 2e-4])
+    thread.start()
+    try:
+        armed.set()
+        lifeline = Lifeline(
+            ["/bin/bash", "-c", "sleep 60; :", sys.argv[1]],
+            env={"PATH": "/bin:/usr/bin"},
             cwd=None,
-            output=log.file,
+            output=sys.stderr.buffer,
             grace=1,
-            shm_prefix=shm,
-            outer=["/no-such-container"],
+            shm_prefix=f"{sys.argv[1]}-{n}-",
         )
-    gc.collect()  # would warn of a process that runs
+        time.sleep(5)
+    except Interrupted:
+        num_interrupted += lifeline is None
+    thread.join()
+lifeline = None
+print(num_interrupted, flush=True)
+sys.stdin.read()
+"""
+
+
+def processes(word: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(shm: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", INTERRUPTED, shm],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert 0 < int(program.stdout.readline()) < 60
+        until(lambda: processes(shm) == [program.pid])
+        assert list(SHM.glob(f"{shm}-*")) == []
+        program.communicate("")
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 12, 2))
+def test_a_shell_asked_to_end_at_once_ends_its_command(
+    run: Run, shm: str, milliseconds: int
+) -> None:
+    command = run("echo up; sleep 60")
+    time.sleep(milliseconds / 1000)
+    os.kill(command.pid, signal.SIGTERM)
+    assert ended(command) == 128 + signal.SIGTERM
     until(lambda: not (SHM / shm).exists())
 
 
@@ -160,7 +240,7 @@ def test_shared_memory_is_kept_for_as_long_as_anything_lives(
 
 
 def test_releasing_does_not_wait(run: Run, log: Log) -> None:
-    command = run("trap 'echo asked; exit 3' TERM; echo up; sleep 60 & wait")
+    command = run("trap 'sleep 0.5; exit 3' TERM; echo up; sleep 60 & wait")
     until(lambda: "up" in log.read())
     command.release()
     assert command.poll() is None

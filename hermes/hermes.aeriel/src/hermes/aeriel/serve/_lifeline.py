@@ -18,7 +18,8 @@ import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -41,11 +42,12 @@ rm -f -- "/dev/shm/${1:?}"*
 # command line everybody could read.
 #
 # Job control gives the server a process group of its own, so that its Python
-# stubs can be ended with it. SIGTERM goes to the server alone, which then ends
-# its stubs in order; SIGKILL goes to the group. The keeper looks once per
-# second whether it is still our child, for a SIGKILL to this shell must not
-# orphan the server either. An orphan may stay a zombie for ever in a container
-# whose init does not reap, so `kill -0` would not tell whether it runs.
+# stubs can be ended with it; what the shell says about jobs is for nobody.
+# SIGTERM goes to the server alone, which then ends its stubs in order; SIGKILL
+# goes to the group. The keeper looks once per second whether it is still our
+# child, for a SIGKILL to this shell must not orphan the server either. An
+# orphan may stay a zombie for ever in a container whose init does not reap, so
+# `kill -0` would not tell whether it runs.
 _LIFELINE = r"""
 while IFS= read -r -d '' _pair || exit 1; [ "$_pair" ]; do
     _name=${_pair%%=*}
@@ -56,14 +58,16 @@ while IFS= read -r -d '' _pair || exit 1; [ "$_pair" ]; do
 done
 _grace=$1
 shift
-exec {_line}<&0 </dev/null
+exec {_line}<&0 </dev/null {_err}>&2 2>/dev/null
+asked=
+trap 'asked=1' TERM INT HUP
 set -m
-"$@" {_line}<&- &
+"$@" 2>&"$_err" {_err}>&- {_line}<&- &
 server=$!
 set +m
-exec 2>/dev/null
+exec {_err}>&-
 running() {
-    read -r _ _ state _ <"/proc/$server/stat" && [ "$state" != Z ]
+    read -r _line <"/proc/$server/stat" && [[ ${_line##*) } != Z* ]]
 }
 stop() {
     kill -TERM "$server"
@@ -86,6 +90,7 @@ keep >/dev/null &
 keeper=$!
 exec {_line}<&-
 trap 'asked=1; stop >/dev/null &' TERM INT HUP
+[ -z "$asked" ] || stop >/dev/null &
 while :; do
     asked=
     wait "$server"
@@ -145,25 +150,31 @@ class Lifeline:
                 env={"PATH": os.defpath},
                 start_new_session=True,
             )
-            _ending.add(self._tidier)
-            self._shell = subprocess.Popen(
-                [*outer, *shell, *argv],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(env),
-                cwd=cwd,
-                pass_fds=(*pass_fds, held),
-                start_new_session=True,
+            _children.add(self._tidier)
+            reader, self._line = _line()
+            # Before there is a shell: nobody but us may hold its line, for
+            # `subprocess` keeps its own end of what was interrupted.
+            self._let_go = weakref.finalize(
+                self, _let_go, self._line, hold(shm_prefix)
             )
-            _shells.add(self._shell)
-        self._let_go = weakref.finalize(self, hold(shm_prefix))
-        try:
-            self._hand(handed or {})
-        except BaseException:
-            self.release()
-            raise
+            try:
+                self._shell = subprocess.Popen(
+                    [*outer, *shell, *argv],
+                    stdin=reader,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=dict(env),
+                    cwd=cwd,
+                    pass_fds=(*pass_fds, held),
+                    start_new_session=True,
+                )
+                _children.add(self._shell)
+                self._hand(handed or {})
+            except BaseException:
+                self._let_go()
+                raise
+            finally:
+                os.close(reader)
 
     @property
     def pid(self) -> int:
@@ -189,19 +200,17 @@ class Lifeline:
     def _hand(self, variables: Mapping[str, str]) -> None:
         pairs = [f"{name}={value}\0" for name, value in variables.items()]
         content = os.fsencode("".join([*pairs, "\0"]))
-        if self._shell.stdin is None:
-            return
         # What has ended already says why in its output.
         with contextlib.suppress(BrokenPipeError):
             while content:
-                content = content[
-                    os.write(self._shell.stdin.fileno(), content) :
-                ]
+                content = content[self._line.write(content) :]
 
     def release(self) -> None:
-        """Have the command stopped without waiting for it."""
-        _close_pipe(self._shell)
-        _ending.add(self._shell)
+        """Have the command stopped without waiting for it.
+
+        So it is, too, where nothing refers to this object any more.
+        """
+        self._line.close()
 
     def stop(self) -> None:
         """Have the command stopped and wait until nothing of it is left."""
@@ -225,12 +234,12 @@ class Lifeline:
         _reap()
 
 
-# A fork waits until a shell that is being started is in the set below.
+# A fork waits until a line that is being made is in the set below.
 _starting = threading.RLock()
-_shells: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+_lines: weakref.WeakSet[FileIO] = weakref.WeakSet()
 
-# Processes that nobody waits for, kept until they can be reaped.
-_ending: set[subprocess.Popen[bytes]] = set()
+# What was started, kept until it can be reaped.
+_children: set[subprocess.Popen[bytes]] = set()
 
 
 @contextlib.contextmanager
@@ -243,21 +252,28 @@ def _pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
+def _line() -> tuple[int, FileIO]:
+    reader, writer = os.pipe()
+    line = FileIO(writer, "w")
+    _lines.add(line)
+    return reader, line
+
+
+def _let_go(line: FileIO, unlock: Callable[[], None]) -> None:
+    line.close()
+    unlock()
+
+
 def _reap() -> None:
-    for shell in list(_ending):
-        if shell.poll() is not None:
-            _ending.discard(shell)
+    for child in list(_children):
+        if child.poll() is not None:
+            _children.discard(child)
 
 
-def _close_pipe(shell: subprocess.Popen[bytes]) -> None:
-    if shell.stdin is not None:
-        shell.stdin.close()
-
-
-def _close_inherited_pipes() -> None:
+def _close_inherited_lines() -> None:
     _starting.release()
-    for shell in list(_shells):
-        _close_pipe(shell)
+    for line in list(_lines):
+        line.close()
 
 
 # A forked child (multiprocessing's default before Python 3.14) inherits the
@@ -265,7 +281,7 @@ def _close_inherited_pipes() -> None:
 os.register_at_fork(
     before=_starting.acquire,
     after_in_parent=_starting.release,
-    after_in_child=_close_inherited_pipes,
+    after_in_child=_close_inherited_lines,
 )
 
 

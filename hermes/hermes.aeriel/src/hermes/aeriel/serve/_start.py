@@ -90,14 +90,16 @@ class Start:
             reservation = Reservation(self.address, self.wanted)
             undo.callback(reservation.close)
             process = self._launch(reservation.ports, log)
+            undo.callback(process.release)
+            host = self.advertise or advertised(self.address)
+            running = Running(
+                process=process,
+                reservation=reservation,
+                endpoint=_endpoint(host, reservation.ports),
+                probes=_endpoint(reachable(self.address), reservation.ports),
+            )
             undo.pop_all()
-        host = self.advertise or advertised(self.address)
-        return Running(
-            process=process,
-            reservation=reservation,
-            endpoint=_endpoint(host, reservation.ports),
-            probes=_endpoint(reachable(self.address), reservation.ports),
-        )
+        return running
 
     def _launch(self, ports: Ports, log: Log) -> Lifeline:
         # Unique, for what the server leaves in /dev/shm is removed by it.
