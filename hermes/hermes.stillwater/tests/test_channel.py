@@ -155,6 +155,52 @@ def test_an_empty_channel_makes_the_receiver_wait(
         assert waiting.result(5) == "late"
 
 
+def test_a_receiver_that_takes_one_lets_one_in() -> None:
+    """It may wait for what its sender does next, and take no more."""
+    sender, receiver = open_channel(depth=64)
+    with sender, receiver, ThreadPoolExecutor(1) as pool:
+        for n in range(64):
+            sender.send(n)
+        waiting = pool.submit(sender.send, 64)
+        time.sleep(0.05)
+        receiver.receive()
+        waiting.result(1)
+
+
+@pytest.mark.parametrize("timeout", [0.2, 1e7, 1e12, float("inf")])
+def test_any_time_limit_will_do(
+    ends: tuple[Sender, Receiver], timeout: float
+) -> None:
+    sender, receiver = ends
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(receiver.receive, timeout)
+        time.sleep(0.05)
+        sender.send("late")
+        assert waiting.result(5) == "late"
+
+
+class Stubborn:
+    """It does not come back."""
+
+    def __init__(self, size: int) -> None:
+        self.array = np.zeros(size)
+
+    def __setstate__(self, state: object) -> None:
+        raise RuntimeError("not here")
+
+
+@pytest.mark.parametrize("size", [1, 20_000])
+def test_what_cannot_be_made_again_is_no_end(size: int) -> None:
+    sender, receiver = open_channel()
+    with sender, receiver:
+        for package in (Stubborn(size), "next"):
+            sender.send(package)
+        with pytest.raises(RuntimeError, match="not here"):
+            receiver.receive()
+        assert receiver.receive() == "next"
+        assert receiver.counts == (2, 2)
+
+
 def test_a_package_that_was_cut_is_never_seen(
     ends: tuple[Sender, Receiver],
 ) -> None:

@@ -18,9 +18,8 @@ from hermes.stillwater._packing import (
     SMALL,
     Header,
     Packer,
+    Taken,
     array_sizes,
-    unpack,
-    unpack_small,
 )
 
 
@@ -33,14 +32,14 @@ def cross(package: Any, packer: Packer | None = None) -> tuple[Any, Header]:
     assert header.kind == 3
     if header.is_small:
         assert len(body) == header.size
-        return unpack_small(header, body), header
+        return Taken(header, body).unpack(), header
     head, at = body[: header.head_size], header.head_size
     arrays = []
     for size in array_sizes(header, head):
         arrays.append(body[at : at + size])
         at += size
     assert at == len(body)
-    return unpack(header, head, arrays), header
+    return Taken(header, head, arrays).unpack(), header
 
 
 DTYPES = st.one_of(

@@ -22,9 +22,8 @@ __all__ = (
     "HEADER_SIZE",
     "Header",
     "Packer",
+    "Taken",
     "array_sizes",
-    "unpack",
-    "unpack_small",
 )
 
 _HEADER = struct.Struct("<IIQQ")
@@ -203,25 +202,29 @@ def array_sizes(header: Header, head: memoryview) -> tuple[int, ...]:
     return struct.unpack(f"<{header.num_arrays}Q", head[:end])
 
 
-def unpack(header: Header, head: memoryview, arrays: list[Any]) -> Any:
-    """Make the package again.
+class Taken(NamedTuple):
+    """All bytes of a package.
 
-    Args:
+    Attributes:
         header: Its header.
-        head: Sizes and pickle.
-        arrays: The data of each array, as bytes. The package keeps them.
+        body: Sizes and pickle; of a small package all of it.
+        arrays: The data of each array, where it is not in `body`.
     """
-    # What crosses is from the same program, on the same machine.
-    pickled = head[8 * header.num_arrays :]
-    return pickle.loads(pickled, buffers=arrays)  # noqa: S301
 
+    header: Header
+    body: memoryview
+    arrays: list[memoryview] | None = None
 
-def unpack_small(header: Header, body: memoryview) -> Any:
-    """Make a package again of all its bytes, which its arrays keep."""
-    if header.num_arrays == _PLAIN:
-        return _unpack_plain(header, body)
-    head = body[: header.head_size]
-    return unpack(header, head, list(_split(header, body)))
+    def unpack(self) -> Any:
+        """Make the package again; its arrays keep these bytes."""
+        header, body, arrays = self
+        if header.num_arrays == _PLAIN:
+            return _unpack_plain(header, body)
+        if arrays is None:
+            arrays = list(_split(header, body))
+        pickled = body[8 * header.num_arrays : header.head_size]
+        # What crosses is from the same program, on the same machine.
+        return pickle.loads(pickled, buffers=arrays)  # noqa: S301
 
 
 def _split(header: Header, body: memoryview) -> Iterator[memoryview]:

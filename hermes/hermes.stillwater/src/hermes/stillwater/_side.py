@@ -48,6 +48,8 @@ class Side:
     # The words that say so.
     _sleeps: int
     _other_sleeps: int
+    # In seconds; `poll` counts milliseconds, and not up to a month.
+    _longest_sleep = 1e6
     # Until there is something to close.
     _closed = True
 
@@ -171,13 +173,15 @@ class Side:
             self._words[self._sleeps] = 0
 
     def _sleep(self, deadline: float | None) -> bool:
-        left = None
+        left = self._longest_sleep
         if deadline is not None:
-            left = max(0.0, deadline - time.monotonic()) * 1000
-        ready = [] if self._interrupted else self._poll.poll(left)
+            left = min(left, max(0.0, deadline - time.monotonic()))
+        ready = [] if self._interrupted else self._poll.poll(left * 1000)
         if self._interrupted:
             raise ChannelClosed(_INTERRUPTED)
         if not ready:
+            if deadline is None or time.monotonic() < deadline:
+                return True  # who waits looks again, and comes back
             raise ChannelTimeout(f"{self!r}: the other side did not move")
         if any(fd == self._wait_fd for fd, _ in ready):
             with contextlib.suppress(BlockingIOError):

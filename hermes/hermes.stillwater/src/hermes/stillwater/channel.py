@@ -26,9 +26,8 @@ from hermes.stillwater._packing import (
     HEADER_SIZE,
     Header,
     Packer,
+    Taken,
     array_sizes,
-    unpack,
-    unpack_small,
 )
 from hermes.stillwater._side import (
     NUM_RECEIVED,
@@ -56,7 +55,8 @@ PACKAGE, LAST_OF_GROUP, END_OF_GROUP, END_OF_STREAM = range(4)
 
 # A part small enough to be still in the cache when the other side copies it.
 _PART = 2**18
-# A sender that never waits looks this often whether anybody reads [s].
+# A sender looks this often whether anybody reads, where it never waits, and
+# for room that it was not told of, where it does [s].
 _LOOK_INTERVAL = 0.2
 
 
@@ -139,6 +139,8 @@ class Sender(Side):
     Leaving its ``with`` block closes it: unless :meth:`end` was called before,
     the other side takes that for a death.
     """
+
+    _longest_sleep = _LOOK_INTERVAL
 
     def __init__(
         self, fds: tuple[int, ...], buffer_size: int, depth: int
@@ -237,7 +239,8 @@ class Receiver(Side):
         self._sleeps, self._other_sleeps = RECEIVER_SLEEPS, SENDER_SLEEPS
         self._num_received = 0
         # What the sender may have to wait for: it is told once a quarter of
-        # the ring is free again, not at each byte.
+        # the ring is free again, not at each byte. A receiver that takes less
+        # than that, and then waits for the sender itself, is why that looks.
         self._told_read = self._told_received = 0
         self._read_step = max(1, buffer_size // 4)
         self._received_step = max(1, depth // 4)
@@ -258,6 +261,8 @@ class Receiver(Side):
                 this is the end.
             ChannelClosed: If this side was closed or interrupted.
             ChannelTimeout: If nothing came in time.
+            Exception: What a package raises that cannot be made again here;
+                the next one can be received.
         """
         kind, package = self.receive_kind(timeout)
         return END if kind == END_OF_STREAM else package
@@ -267,7 +272,7 @@ class Receiver(Side):
         deadline = self._begin(timeout)
         while not self._has_data():
             self._wait_for_data(deadline)
-        header, package = self._take_whole() or self._take_parts(deadline)
+        taken = self._take_whole() or self._take_parts(deadline)
         self._num_received += 1
         self._words[NUM_RECEIVED] = self._num_received
         self._boundary = self._moved
@@ -276,9 +281,10 @@ class Receiver(Side):
             or self._num_received - self._told_received >= self._received_step
         ):
             self._tell()
-        return header.kind, package
+        # Last: what cannot be made again here has crossed all the same.
+        return taken.header.kind, taken.unpack()
 
-    def _take_whole(self) -> tuple[Header, Any] | None:
+    def _take_whole(self) -> Taken | None:
         """Take a small package that is there, in one piece."""
         begin = self._moved % self._buffer_size
         there = min(
@@ -295,9 +301,9 @@ class Receiver(Side):
         barrier()
         self._moved += HEADER_SIZE + header.size
         self._words[READ] = self._moved
-        return header, unpack_small(header, body)
+        return Taken(header, body)
 
-    def _take_parts(self, deadline: float | None) -> tuple[Header, Any]:
+    def _take_parts(self, deadline: float | None) -> Taken:
         """Take a package as it comes."""
         first = bytearray(HEADER_SIZE)
         self._read_into(memoryview(first), deadline)
@@ -305,13 +311,13 @@ class Receiver(Side):
         if header.is_small:
             body = memoryview(bytearray(header.size))
             self._read_into(body, deadline)
-            return header, unpack_small(header, body)
+            return Taken(header, body)
         head = memoryview(bytearray(header.head_size))
         self._read_into(head, deadline)
         arrays = [_make_room(size) for size in array_sizes(header, head)]
         for array in arrays:
             self._read_into(array, deadline)
-        return header, unpack(header, head, arrays)
+        return Taken(header, head, arrays)
 
     def _read_into(self, view: memoryview, deadline: float | None) -> None:
         capacity, words, ring = self._buffer_size, self._words, self._ring
