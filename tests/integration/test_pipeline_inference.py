@@ -87,7 +87,9 @@ def test_a_stream_becomes_a_file_with_times(rig, tmp_path, chunk_size) -> None:
     assert statistics["Framer"].num_sent == 62  # with the end
 
 
-def test_sequences_share_a_stage_and_keep_their_order(rig) -> None:
+@pytest.mark.parametrize("pause", [0, 0.005])
+def test_sequences_share_a_stage_and_keep_their_order(rig, pause) -> None:
+    """Also where the next stage is slow, and its channel full."""
     streams = [make_strain(STRIDE * 40, seed) for seed in range(4)]
     packages = interleave(streams, 40)
     inference = InferenceProcess(rig.calm.endpoint, "digest-of-four")
@@ -95,8 +97,11 @@ def test_sequences_share_a_stage_and_keep_their_order(rig) -> None:
         p if isinstance(p, SequenceEnd) else digest_update(p) for p in packages
     ]
 
+    found = []
     with stage(updates) >> inference as pipeline:
-        found = list(pipeline)
+        for package in pipeline:
+            found.append(package)
+            time.sleep(pause)
 
     for name in range(4):
         mine = [p for p in found if p.sequence == name]

@@ -311,6 +311,18 @@ class Later(PipelineProcess):
         self.emit("end")
 
 
+class Offer(PipelineProcess):
+    """Sends on what there is room for, and at the end how much it was."""
+
+    def process(self, package: int) -> None:
+        self.num_sent = 0
+        while self.num_sent < 1000 and self.emit(package, wait=False):
+            self.num_sent += 1
+
+    def finish(self) -> int:
+        return self.num_sent
+
+
 class Talk(PipelineProcess):
     """Logs all sorts of things."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import multiprocessing
 import os
@@ -23,7 +24,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes.stillwater.channel import END, Receiver, Sender, open_channel
+from hermes.stillwater.channel import (
+    END,
+    PACKAGE,
+    Receiver,
+    Sender,
+    open_channel,
+)
 from hermes.stillwater.errors import (
     ChannelBroken,
     ChannelClosed,
@@ -165,6 +172,22 @@ def test_a_receiver_that_takes_one_lets_one_in() -> None:
         time.sleep(0.05)
         receiver.receive()
         waiting.result(1)
+
+
+def test_an_offer_is_taken_whole_or_not_at_all(
+    ends: tuple[Sender, Receiver],
+) -> None:
+    sender, receiver = ends
+    offer = functools.partial(sender.offer_kind, PACKAGE)
+    assert not offer(np.zeros(10_001, np.uint8))  # never has room
+    assert offer(np.zeros(6_000, np.uint8))
+    assert not offer(np.zeros(6_000, np.uint8))
+    assert offer("fits")
+    assert len(receiver.receive()) == 6_000
+    assert all(offer(n) for n in range(3))
+    assert not offer("one too many")
+    assert [receiver.receive() for _ in range(4)] == ["fits", 0, 1, 2]
+    assert sender.counts == (5, 5)
 
 
 @pytest.mark.parametrize("timeout", [0.2, 1e7, 1e12, float("inf")])

@@ -101,6 +101,17 @@ def test_all_kinds_of_stages_give_what_they_should(tmp_path: Path) -> None:
     assert [what for what, _ in lines] == ["setup", "teardown"]
     assert {int(pid) for _, pid in lines}.isdisjoint({os.getpid()})
     assert read(stages.Count(3) >> stages.Later()) == [0, -1, -2, "end"]
+
+
+def test_what_there_is_no_room_for_is_not_sent_without_waiting() -> None:
+    with stages.Count(1) >> stages.Offer() as pipeline:
+        time.sleep(0.5)
+        *found, num_sent = pipeline
+    assert 0 < len(found) == num_sent < 1000
+
+
+def test_where_several_read_nothing_is_sent_without_waiting() -> None:
+    assert read(stages.Count(1) >> stages.Offer() >> [abs, abs]) == [(0, 0)]
     assert read([1, 2, 3] >> stage(stages.drop)) == []
     assert read(stage([1, None, 3]) >> stages.add_one) == [2, 4]
 

@@ -328,14 +328,18 @@ class _Work:
         self._outlet.send(group, package)
         self._row[SENT] = self._outlet.num_sent
 
-    def _emit(self, package: Any) -> None:
+    def _emit(self, package: Any, wait: bool) -> bool:
         if self._stage.workers > 1:
             msg = (
                 f"{self._stage.name!r} has workers={self._stage.workers}:"
                 " emit() keeps no order among them; use one"
             )
             raise InvalidPipeline(msg)
-        self._send(0, package)
+        if package is None:
+            return True
+        was_sent = self._outlet.send(0, package, wait=wait)
+        self._row[SENT] = self._outlet.num_sent
+        return was_sent
 
     def _fail(self, error: BaseException) -> None:
         self._link.tell_error(error)

@@ -159,18 +159,39 @@ class Outlet:
         """Packages given so far."""
         return self._num_sent
 
-    def send(self, group: int, package: object) -> None:
+    def send(self, group: int, package: object, *, wait: bool = True) -> bool:
         """Give a package to all who read.
+
+        Args:
+            group: What it belongs to.
+            package: The package.
+            wait: Whether to wait for room, and for other threads.
+
+        Returns:
+            Whether it was given. Without waiting it never is where several
+            read: one of them might have no room.
 
         Raises:
             ChannelError: If a process behind it is gone.
         """
-        with self._lock:  # emit() may be called by any thread
+        if not wait and len(self._branches) != 1:
+            return False
+        # emit() may be called by any thread
+        if not self._lock.acquire(blocking=wait):
+            return False
+        try:
             if self._num_workers == 1:
-                self._send(LAST_OF_GROUP, self._num_sent, package)
+                kind, group = LAST_OF_GROUP, self._num_sent
             else:
-                self._send(PACKAGE, group, package)
+                kind = PACKAGE
+            if wait:
+                self._send(kind, group, package)
+            elif not self._to(0, group).offer_kind(kind, package):
+                return False
             self._num_sent += 1
+        finally:
+            self._lock.release()
+        return True
 
     def end_group(self, group: int) -> None:
         """Say that a group is complete."""
@@ -189,8 +210,12 @@ class Outlet:
             yield from senders
 
     def _send(self, kind: int, group: int, package: object) -> None:
-        for senders in self._branches:
-            senders[group % len(senders)].send_kind(kind, package)
+        for branch in range(len(self._branches)):
+            self._to(branch, group).send_kind(kind, package)
+
+    def _to(self, branch: int, group: int) -> Sender:
+        senders = self._branches[branch]
+        return senders[group % len(senders)]
 
 
 def _say_mismatch(ended: Sequence[int], number: int, packages: int) -> str:

@@ -182,10 +182,29 @@ class Sender(Side):
         words = self._words
         while self._num_sent - words[NUM_RECEIVED] >= self._depth:
             self._wait_for_space(deadline)
-        for part in self._packer.pack(kind, package):
+        self._put(self._packer.pack(kind, package), deadline)
+
+    def offer_kind(self, kind: int, package: object) -> bool:
+        """Send a package if there is room for all of it; tell whether."""
+        self._begin(None)
+        self._look()
+        words = self._words
+        if self._num_sent - words[NUM_RECEIVED] >= self._depth:
+            return False
+        parts = self._packer.pack(kind, package)
+        free = self._buffer_size - (self._moved - words[READ])
+        if sum(memoryview(part).nbytes for part in parts) > free:
+            return False
+        self._put(parts, None)
+        return True
+
+    def _put(
+        self, parts: list[bytes | memoryview], deadline: float | None
+    ) -> None:
+        for part in parts:
             self._write(part, deadline)
         self._num_sent += 1
-        words[NUM_SENT] = self._num_sent
+        self._words[NUM_SENT] = self._num_sent
         self._boundary = self._moved
         self._post()
 

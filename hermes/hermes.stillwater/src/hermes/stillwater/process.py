@@ -90,22 +90,28 @@ class PipelineProcess:
     def teardown(self) -> None:
         """Release what :meth:`setup` made, however the stream ended."""
 
-    def emit(self, package: Any) -> None:
+    def emit(self, package: Any, *, wait: bool = True) -> bool:
         """Send a package on, from any thread of the stage's process.
 
         For stages whose answers come later than :meth:`process` returns.
 
         Args:
             package: What the next stage gets.
+            wait: Whether to wait for room, and for other threads that send.
+
+        Returns:
+            Whether it was sent; always, unless ``wait`` is false.
 
         Raises:
             ChannelError: If the next stage is gone, or the pipeline is left.
+            InvalidPipeline: If the stage is not running, or has several
+                workers.
         """
-        emit: Callable[[Any], None] | None = self.__dict__.get("_emit")
+        emit: Callable[[Any, bool], bool] | None = self.__dict__.get("_emit")
         if emit is None:
             msg = f"{self.name!r} is not running: emit() is for its process"
             raise InvalidPipeline(msg)
-        emit(package)
+        return emit(package, wait)
 
     def fail(self, error: BaseException) -> None:
         """Fail the stage from another thread of its process.

@@ -192,8 +192,9 @@ _Waiting = tuple[Future[Any] | None, Callable[[Any], Any]]
 class _Answers:
     """Gives answers on, those of one line in order.
 
-    A thread of its own does, because answers come while the stage waits for
-    its next package; what the next stage cannot take yet waits here.
+    Whoever hears of an answer gives it on, so that it goes through as few
+    threads as can be. What the next stage cannot take yet waits here, for a
+    thread of its own: the client's must go on reading.
     """
 
     def __init__(self, stage: PipelineProcess, limit: int) -> None:
@@ -201,6 +202,8 @@ class _Answers:
         self._limit = limit
         self._lines: dict[Hashable, deque[_Waiting]] = {}
         self._room = threading.Condition()
+        # held by who gives
+        self._giving = threading.Lock()
         self._ready: queue.SimpleQueue[Hashable] = queue.SimpleQueue()
         self._is_last = False
         self._error: BaseException | None = None
@@ -233,7 +236,7 @@ class _Answers:
         if future is None:
             self._ready.put(key)
         else:
-            future.add_done_callback(lambda _: self._ready.put(key))
+            future.add_done_callback(lambda _: self._hear(key))
 
     def finish(self) -> None:
         """Wait until everything was given on.
@@ -253,23 +256,40 @@ class _Answers:
     def _line(self, key: Hashable) -> deque[_Waiting]:
         return self._lines.setdefault(key, deque())
 
+    def _hear(self, key: Hashable) -> None:
+        """Give on what is ready, if that takes no waiting."""
+        was_given = False
+        if self._giving.acquire(blocking=False):
+            try:
+                was_given = self._give(key, wait=False)
+            except Exception:  # noqa: BLE001 - the thread fails of it, too
+                was_given = False
+            finally:
+                self._giving.release()
+        # The thread waits for the last answer, whoever gives it.
+        if not was_given or self._is_last:
+            self._ready.put(key)
+
     def _run(self) -> None:
         try:
             while not self._is_last or self._lines:
-                self._give(self._ready.get())
+                key = self._ready.get()
+                with self._giving:
+                    self._give(key, wait=True)
         except BaseException as error:  # noqa: BLE001
             with self._room:
                 self._error = error
                 self._room.notify_all()
             self._stage.fail(error)
 
-    def _give(self, key: Hashable) -> None:
-        """Give on what is ready at the head of a line."""
-        line = self._lines.get(key)
+    def _give(self, key: Hashable, *, wait: bool) -> bool:
+        """Give on what is ready at the head of a line; tell whether it was."""
+        line = None if self._error else self._lines.get(key)
         while line and (line[0][0] is None or line[0][0].done()):
             future, convert = line[0]
             result = None if future is None else future.result()
-            self._stage.emit(convert(result))
+            if not self._stage.emit(convert(result), wait=wait):
+                return False
             with self._room:
                 line.popleft()
                 # Who waits for room is woken when there is some, not for each.
@@ -278,3 +298,4 @@ class _Answers:
         with self._room:
             if not line:
                 self._lines.pop(key, None)
+        return True
