@@ -38,14 +38,8 @@ def hold(prefix: str, folder: Path = SHM) -> Callable[[], None]:
     except OSError:
         return lambda: None
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return partial(_let_go, descriptor, lock, os.getpid())
-
-
-def _let_go(descriptor: int, lock: Path, owner: int) -> None:
-    os.close(descriptor)
-    # A fork, which has the descriptor too, must not speak for its parent.
-    if os.getpid() == owner:
-        lock.unlink(missing_ok=True)
+    # The file stays, for as long as there is anything that it tells of.
+    return partial(os.close, descriptor)
 
 
 def sweep(kind: str, folder: Path = SHM, age: float = _SECONDS) -> None:
