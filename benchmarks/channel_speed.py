@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
-import torch.multiprocessing
 from _common import (
     circumstances,
     make_parser,
@@ -91,13 +89,22 @@ def from_pipe(pipe: Any, number: int, told: Any) -> None:
 
 def from_torch(queue: Any, number: int, told: Any) -> None:
     """As a receiving process."""
+    import_torch()
     receive(lambda: queue.get().clone().numpy(), number, told)
+
+
+def import_torch() -> Any:
+    """Where it is needed: each spawned process imports this file again."""
+    import torch.multiprocessing  # noqa: PLC0415
+
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    return torch
 
 
 @contextlib.contextmanager
 def running(target: Any, *arguments: Any) -> Iterator[None]:
     """A receiving process."""
-    context = torch.multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     process = context.Process(target=target, args=arguments)
     ours, theirs = split_cores()
     pin(theirs)
@@ -165,8 +172,8 @@ def pipe(size: int, number: int) -> float:
 
 def torch_queue(size: int, number: int) -> float:
     """PyTorch's. A tensor that is sent moves to shared memory: a copy each."""
-    context = torch.multiprocessing.get_context("spawn")
-    joined = context.Queue(depth(size))
+    torch = import_torch()
+    joined = torch.multiprocessing.get_context("spawn").Queue(depth(size))
     number = max(20, number // 10)  # it takes its time
 
     def give(frame: np.ndarray) -> None:
@@ -214,7 +221,6 @@ def show(case: dict[str, Any]) -> None:
 def main() -> int:
     """Run, print, write."""
     arguments = make_parser(__doc__ or "", rounds=5).parse_args()
-    torch.multiprocessing.set_sharing_strategy("file_system")
     load = os.getloadavg()[0]
     rounds = 1 if arguments.quick else arguments.rounds
     sizes = SIZES[:3] if arguments.quick else SIZES
