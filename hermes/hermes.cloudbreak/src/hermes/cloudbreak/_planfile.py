@@ -167,11 +167,12 @@ def rows(plan: Plan, observed: Iterable[Observed] = ()) -> list[Row]:
 
 
 def _say(spec: Any) -> str:
-    """List what is not as it is by default, but nothing that is not shown."""
+    """List what is not as by default; of what may be secret, the names."""
     said = []
     for each in dataclasses.fields(spec):
         value = getattr(spec, each.name)
-        if not each.repr or each.name in {"name", "zones", "cluster"}:
+        is_shown = each.repr or isinstance(value, Mapping)
+        if not is_shown or each.name in {"name", "zones", "cluster"}:
             continue
         default = (
             each.default

@@ -138,7 +138,10 @@ class HostsFailed(HostError, RuntimeError):
 
     def __init__(self, message: str, results: Mapping[str, Result]) -> None:
         super().__init__(message)
-        self.results = results
+        self.results = dict(results)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.results)
 
 
 class InvalidSpec(CloudbreakError, ValueError):
