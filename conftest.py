@@ -45,8 +45,21 @@ def triton_image() -> Path:
 
 @pytest.fixture(scope="session")
 def kubernetes_build() -> Path:
-    """A folder with the programs of a Kubernetes control plane."""
-    return _cache() / "kubernetes"
+    """A folder with the programs of a Kubernetes control plane.
+
+    In CI they may be being built still: the script waits for that.
+    """
+    folder = _cache() / "kubernetes"
+    script = Path(__file__).parent / "scripts" / "testing" / "kubernetes.sh"
+    built = subprocess.run(
+        [script, "build", folder],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr[-2000:]
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,7 +17,14 @@ from hermes.cloudbreak._answers import Manifest
 from hermes.cloudbreak.deployment import SecretValue, TritonSpec
 from hermes.cloudbreak.labels import Stamp
 
-__all__ = ("balancers", "head", "parts", "replica_name", "selector")
+__all__ = (
+    "balancers",
+    "head",
+    "parts",
+    "replica_name",
+    "selector",
+    "settings",
+)
 
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 CONTAINER = "triton"
