@@ -23,6 +23,8 @@ import pytest
 from hermes.cloudbreak._access import NODE, Access, Type
 from hermes.cloudbreak.errors import NotThere
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 TESTING = Path(__file__).parents[3] / "scripts" / "testing"
 SCRIPT, KUBELET = TESTING / "kubernetes.sh", TESTING / "_kubelet.py"
 NAMESPACE = Type("v1", "Namespace")
@@ -292,6 +294,16 @@ def start_control_plane(
     return lambda: ControlPlane(
         kubernetes_build, tmp_path_factory.mktemp("kubernetes")
     )
+
+
+@pytest.fixture(scope="session")
+def bucket(gcs_emulator: str) -> tuple[str, dict[str, str]]:
+    """Models in a bucket, and by which variables a server reaches it."""
+    from one_program import write_models
+
+    return write_models(gcs_emulator), {
+        "CLOUD_STORAGE_EMULATOR_ENDPOINT": gcs_emulator
+    }
 
 
 @pytest.fixture

@@ -6,19 +6,14 @@ local processes with the containers' own arguments. Everything else is real.
 
 from __future__ import annotations
 
-import threading
 import time
-import uuid
 from collections.abc import Iterator
 
-import fsspec
-import numpy as np
-import psutil
 import pytest
+from one_program import deploy_and_stream, of_pod
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.endpoint import EndpointLike
-from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET
+from hermes.cloudbreak._access import POD
 from hermes.cloudbreak.clouds.kubeconfig import Cluster
 from hermes.cloudbreak.errors import ReplicasFailed
 from hermes.cloudbreak.waiting import Clock
@@ -29,35 +24,8 @@ pytestmark = [
     pytest.mark.usefixtures("at_home"),
 ]
 
-KERNEL_SIZE, STRIDE = 32, 8
 CLOCK = Clock(sleep=lambda seconds: time.sleep(seconds / 10))
 SELECTOR = {"pool": "tritons"}
-
-
-@pytest.fixture(scope="module")
-def bucket(gcs_emulator) -> tuple[str, dict[str, str]]:
-    """Models in a bucket, and how a server reaches it."""
-    import torch
-
-    from hermes.quiver import ModelRepository, Platform
-
-    options = {"endpoint_url": gcs_emulator, "token": "anon"}
-    fs = fsspec.filesystem("gs", **options)
-    if not fs.exists("hermes-deployed"):
-        fs.mkdir("hermes-deployed")
-    torch.manual_seed(0)
-    root = f"gs://hermes-deployed/{uuid.uuid4().hex}/models"
-    models = ModelRepository(root, **options)
-    network = models.add("network", Platform.ONNX)
-    network.export_version(
-        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)),
-        input_shapes={"input": (None, 2, KERNEL_SIZE)},
-    )
-    ensemble = models.add("stream", platform=Platform.ENSEMBLE)
-    ensemble.add_streaming_inputs(network.inputs["input"], stream_size=STRIDE)
-    ensemble.add_output(network.outputs["output_0"])
-    ensemble.export_version(None)
-    return root, {"CLOUD_STORAGE_EMULATOR_ENDPOINT": gcs_emulator}
 
 
 @pytest.fixture(scope="module")
@@ -75,68 +43,14 @@ def cluster(plane, namespace) -> Iterator[Cluster]:
         yield made
 
 
-def tritons(argument: str) -> list[psutil.Process]:
-    """The servers that have an argument."""
-    return [
-        process
-        for process in psutil.process_iter(["name", "cmdline"])
-        if process.info["name"] == "tritonserver"
-        and argument in process.info["cmdline"]
-    ]
-
-
-def of_pod(access, name) -> psutil.Process:
-    address = access.get(POD, name)["status"]["podIP"]
-    (found,) = tritons(f"--http-address={address}")
-    return found
-
-
 @pytest.mark.slow
 def test_a_stream_survives_the_death_of_a_server(
     cluster, access, bucket
 ) -> None:
     repository, env = bucket
-    rng = np.random.default_rng(0)
-    updates = list(rng.standard_normal((400, 2, STRIDE), np.float32))
-    with cluster.deploy_triton(
-        repository,
-        env=env,
-        replicas=2,
-        node_selector=SELECTOR,
-        service="port-forward",
-        timeout=90,
-    ) as service:
-        assert service.replicas == len(service.endpoints) == 2
-        endpoint: EndpointLike = service.endpoints[0]
-        with (
-            InferenceClient(endpoint, "stream") as client,
-            client.sequence() as sequence,
-        ):
-            expected = [dict(r.outputs) for r in sequence.stream(updates)]
-        pods = [f"triton-{index}" for index in (0, 1)]
-        killed = threading.Timer(0.0, lambda: of_pod(access, pods[0]).kill())
-
-        def slowly():
-            for index, update in enumerate(updates):
-                if index == 100:
-                    killed.start()
-                time.sleep(0.005)
-                yield update
-
-        with (
-            InferenceClient(list(service.endpoints), "stream") as client,
-            client.sequence(replay=True) as sequence,
-        ):
-            results = list(sequence.stream(slowly()))
-        killed.join()
-        assert [r.index for r in results] == list(range(len(updates)))
-        for result, outputs in zip(results, expected, strict=True):
-            for name, array in result.outputs.items():
-                assert array.tobytes() == outputs[name].tobytes()
-        assert "network" in service.logs()["triton-1"]
-    for type_ in (POD, SERVICE, STATEFUL_SET):
-        assert not access.list(type_)
-    assert not tritons(f"--model-repository={repository}")
+    deploy_and_stream(
+        cluster, access, repository, env=env, node_selector=SELECTOR
+    )
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from _gke_rules import Project
 from gke import Server
+from one_program import deploy_and_stream, tritons
 
 from hermes.cloudbreak._access import NODE
 from hermes.cloudbreak.clouds import google
@@ -74,9 +75,33 @@ class Hollow:
             self.stop_cluster(name)
 
 
+class Serving(Hollow):
+    """Their nodes run real Tritons."""
+
+    def start_pool(self, cluster: str, pool) -> None:
+        if pool.name == "default-pool":
+            return
+        count = sum(a.accelerator_count for a in pool.config.accelerators)
+        labels = {**dict(pool.config.labels), POOL: pool.name}
+        self.planes[cluster].add_kubelets(
+            *(
+                f"gke-{cluster}-{pool.name}-{number}"
+                for number in range(pool.initial_node_count)
+            ),
+            gpus=count,
+            serve=True,
+            labels=",".join(f"{k}={v}" for k, v in labels.items()),
+        )
+
+    def stop_pool(self, cluster: str, pool: str) -> None:
+        plane = self.planes[cluster]
+        for node in plane.access.list(NODE, f"{POOL}={pool}"):
+            plane.remove_kubelet(node["metadata"]["name"])
+
+
 @pytest.fixture
-def hollow(start_control_plane) -> Iterator[Hollow]:
-    made = Hollow(start_control_plane)
+def hollow(request, start_control_plane) -> Iterator[Hollow]:
+    made = getattr(request, "param", Hollow)(start_control_plane)
     yield made
     made.close()
 
@@ -127,3 +152,36 @@ def test_a_pool_is_ready_when_the_driver_has_come_to_all_its_nodes(
     assert any(lack in each for each in told)
     assert project.resources == []
     assert hollow.planes == {}
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("hollow", [Serving], indirect=True)
+def test_a_program_for_any_cluster_runs_on_gke(
+    project, manage_hollow, hollow, bucket
+) -> None:
+    """The same as in test_triton_service.py; and everything is gone after."""
+    repository, env = bucket
+    told: list[str] = []
+
+    def hear(waited) -> None:
+        told.extend(f"{key} {state}" for key, state in waited.items())
+
+    config = google.create_gpu_node_pool_config(4, 1, "t4")
+    with manage_hollow(hear) as manager:
+        cluster = manager.add(google.Cluster("main"))
+        cluster.add(google.NodePool("gpus", num_nodes=2, **config))
+        with contextlib.closing(cluster.connect()) as access:
+            deploy_and_stream(cluster, access, repository, env=env)
+        # Another one, which nobody closes.
+        cluster.deploy_triton(
+            repository, "left", env=env, service="port-forward", timeout=90
+        )
+    assert project.resources == []
+    assert hollow.planes == {}
+    assert not tritons(f"--model-repository={repository}")
+    left, main = (
+        next(n for n, told_ in enumerate(told) if f"{key} being del" in told_)
+        for key in ("deployment left", "cluster main")
+    )
+    assert left < main  # its balancers would outlive the cluster
