@@ -85,3 +85,10 @@ def test_all_channels_deliver_every_frame(tmp_path: Path) -> None:
 def test_a_pipeline_and_a_loop_get_the_same_bits(tmp_path: Path) -> None:
     figures = run(tmp_path, "pipeline_speed.py", "--quick")
     assert [case["wrong"] for case in figures["cases"]] == [0, 0]
+
+
+def test_a_swarm_comes_in_the_rounds_of_one_machine(tmp_path: Path) -> None:
+    cases = run(tmp_path, "swarm_calls.py", "--quick")["cases"]
+    for way in ("up", "down"):
+        assert cases["64"][way]["rounds"] <= cases["1"][way]["rounds"] + 2
+    assert cases["64"]["up"]["calls"] == cases["1"]["up"]["calls"]
