@@ -68,6 +68,8 @@ class ControlPlane:
 
     def close(self) -> None:
         """End it, and all its nodes."""
+        if self._process.stdin.closed:
+            return
         for name in list(self._kubelets):
             self.remove_kubelet(name)
         self.access.close()
@@ -279,11 +281,26 @@ def control_plane(
     plane = ControlPlane(
         kubernetes_build, tmp_path_factory.mktemp("kubernetes")
     )
+    _shared.append(plane)
     try:
         plane.add_kubelets("gpu-0", "gpu-1")
         yield plane
     finally:
         plane.close()
+
+
+_shared: list[ControlPlane] = []
+
+
+@pytest.hookimpl(trylast=True)  # after the fixtures
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the control plane with the last test of this folder.
+
+    A quarter of a core would be its, for as long as all other tests take.
+    """
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        for each in _shared:
+            each.close()
 
 
 @pytest.fixture
