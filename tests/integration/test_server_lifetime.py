@@ -376,7 +376,7 @@ def test_a_forgotten_server_warns_and_ends(repository: Path) -> None:
 # have left in native libraries is there without the threads it counts on.
 FORKS = """
 import os, signal, sys, threading, time
-import grpc
+import tritonclient.grpc as grpcclient
 from hermes.aeriel.serve import serve
 
 def stopping(server):
@@ -393,9 +393,10 @@ run = {"stopping": stopping, "waiting": waiting}[what]
 with serve(repository, free_ports=True) as server:
     if what == "stopping":
         server.wait(60)
-        # in forks of a process that has used grpcio, grpcio may hang for ever
-        channel = grpc.insecure_channel(server.endpoint.grpc)
-        grpc.channel_ready_future(channel).result(5)
+        # In forks of a process that has used grpcio, grpcio may hang for ever.
+        # None of its threads may be inside it then, or the fork may crash.
+        with grpcclient.InferenceServerClient(server.endpoint.grpc) as client:
+            assert client.is_server_ready()
     else:
         thread = threading.Thread(target=server.wait, args=[60])
         thread.start()
