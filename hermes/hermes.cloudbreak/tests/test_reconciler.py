@@ -456,6 +456,42 @@ def test_a_list_that_lags_skips_no_zone(site: Site) -> None:
     assert site.cloud.resources == ()
 
 
+@pytest.mark.parametrize("error", [QuotaExceeded("0 left"), None])
+def test_what_the_run_has_already_outlives_an_error(site: Site, error) -> None:
+    """As of a file that is brought up again with one pool more."""
+    site.program.bring_up(SPECS[:2], HOUR)
+    again = site.start()
+    if error is None:  # not in time
+        with pytest.raises(WaitTimeout):
+            again.bring_up(SPECS[:3], 1)
+    else:
+        site.cloud.troubles["cpus"] = error
+        with pytest.raises(QuotaExceeded):
+            again.bring_up(SPECS[:3], HOUR)
+    assert set(site.cloud.resources) == set(KEYS[:2])
+    again.take_down(again.keys)
+    assert site.cloud.resources == ()
+
+
+def test_what_was_ready_is_not_moved_by_a_later_call(site: Site) -> None:
+    zones = [VMSpec("old", ("a", "b")), VMSpec("new")]
+    site.program.bring_up(zones[:1], HOUR)
+    site.cloud._resources[zones[0].key].trouble = Cause.STOCK_OUT, "gone"
+    site.program.bring_up(zones[1:], HOUR)
+    assert "delete" not in {verb for verb, _ in site.cloud.calls}
+    with pytest.raises(ResourceFailed, match="gone; it was ready before"):
+        site.program.bring_up(zones[:1], HOUR)
+    assert len(site.cloud.resources) == 2
+
+
+def test_who_may_not_ask_is_told_at_once(site: Site) -> None:
+    site.cloud.faults = {n: Fault(Refused("403")) for n in range(1, 1000)}
+    with pytest.raises(Refused, match="403"):
+        site.program.bring_up(SPECS, HOUR)
+    site.program.take_down(site.program.keys)
+    assert len(site.cloud.calls) == 1
+
+
 def test_two_programs_do_not_touch_each_other(site: Site) -> None:
     other = site.start("other")
     site.program.bring_up([VMSpec("mine")], HOUR)

@@ -37,11 +37,13 @@ class Request:
         sent: When, by the clock of those who decide [s].
         answered: Whether the cloud has said that it took the request.
         seen: Whether the resource was ever there.
+        was_ready: Whether it was ever ready.
     """
 
     sent: float
     answered: bool = False
     seen: bool = False
+    was_ready: bool = False
 
     def may_appear(self, now: float) -> bool:
         """Whether it may yet be there, though nobody has seen it."""
@@ -188,6 +190,9 @@ def _give_up(
     reason = found.reason or found.cause.value
     if not is_ours:
         return Fail(spec.key, f"{reason}; it was there before us")
+    if request is not None and request.was_ready:
+        # Somebody uses what is left of it.
+        return Fail(spec.key, f"{reason}; it was ready before")
     if found.cause is Cause.STOCK_OUT and request is None:
         return Delete(spec.key)  # still listed, where it was moved from
     if found.cause is Cause.STOCK_OUT and (further := spec.elsewhere()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ from hermes.cloudbreak.reconcile import (
     leftovers,
     unready,
 )
-from hermes.cloudbreak.specs import Key, Observed, Spec
+from hermes.cloudbreak.specs import Key, Observed, Spec, State
 from hermes.cloudbreak.waiting import Clock, Pauses
 
 __all__ = ("Reconciler",)
@@ -101,7 +101,8 @@ class Reconciler:
         """Have resources created, and wait until all are ready.
 
         Whatever goes wrong, also Ctrl-C: what was asked for by this call is
-        deleted before the error is raised.
+        deleted before the error is raised, and nothing else: what is there
+        already, of the same run, stays.
 
         Args:
             specs: What is wanted; what something is part of comes with it, or
@@ -120,15 +121,28 @@ class Reconciler:
             # What was there once, and was taken down, is nobody's loss.
             if (request := self._requested.get(key)) and request.seen:
                 del self._requested[key]
+        new = wanted.keys() - self._plan.keys()
         self._plan.update(wanted)
         try:
             self._wait_ready(wanted.keys(), timeout)
         except BaseException as error:
             try:
-                self.take_down(wanted.keys())
+                self._take_back(new)
             except Exception as trouble:  # noqa: BLE001 - the first one counts
                 error.add_note(f"and afterwards: {trouble}")
             raise
+
+    def _take_back(self, new: Collection[Key]) -> None:
+        """Delete what was asked for; what was there stays, ours or not."""
+        there = {each.key for each in self._observed}
+        for key in new:
+            if key not in self._requested and (
+                key in self._adopted or key not in there
+            ):
+                self._plan.pop(key, None)
+                self._adopted.discard(key)
+        if asked := [key for key in new if key in self._requested]:
+            self.take_down(asked)
 
     def take_down(
         self, keys: Iterable[Key], timeout: float | None = None
@@ -152,6 +166,8 @@ class Reconciler:
         unwanted |= {key for key in known if key.parent in unwanted}
         for key in unwanted:
             self._plan.pop(key, None)
+        if not unwanted and not self._requested.keys() - self._plan.keys():
+            return  # nor is anybody asked
         # An interrupted call may still be under way, with its own time limit.
         concurrent.futures.wait(self._running, timeout)
         deadline, pauses = self._clock.now() + timeout, Pauses()
@@ -175,10 +191,10 @@ class Reconciler:
             self._requested.pop(key, None)
             self._adopted.discard(key)
 
-    def _wait_ready(self, keys: Iterable[Key], timeout: float) -> None:
+    def _wait_ready(self, keys: Collection[Key], timeout: float) -> None:
         deadline, pauses = self._clock.now() + timeout, Pauses()
         while True:
-            trouble = self._step(_refuse_failures)
+            trouble = self._step(lambda each: _refuse_failures(each, keys))
             for error in trouble:
                 if not isinstance(error, CloudUnavailable):
                     raise error
@@ -204,7 +220,10 @@ class Reconciler:
             return [error]  # and what was seen last still holds
         for each in self._observed:
             if (request := self._requested.get(each.key)) is not None:
-                self._requested[each.key] = replace(request, seen=True)
+                was_ready = request.was_ready or each.state is State.READY
+                self._requested[each.key] = replace(
+                    request, seen=True, was_ready=was_ready
+                )
         actions = diff(
             self._plan,
             self._requested,
@@ -354,8 +373,12 @@ def _deletes(actions: list[Action]) -> list[Action]:
     return [each for each in actions if isinstance(each, Delete)]
 
 
-def _refuse_failures(actions: list[Action]) -> list[Action]:
-    failures = [each for each in actions if isinstance(each, Fail)]
+def _refuse_failures(
+    actions: list[Action], keys: Collection[Key]
+) -> list[Action]:
+    failures = [
+        each for each in actions if isinstance(each, Fail) and each.key in keys
+    ]
     if failures:
         raise ResourceFailed(
             "; ".join(f"{each.key}: {each.reason}" for each in failures)
