@@ -81,6 +81,7 @@ class Reconciler:
         self._deletion_timeout = deletion_timeout
         self._plan: dict[Key, Spec] = {}
         self._requested: dict[Key, Request] = {}
+        self._asked: set[Key] = set()
         self._adopted: set[Key] = set()
         self._stuck: set[Key] = set()
         self._observed: list[Observed] = []
@@ -122,6 +123,7 @@ class Reconciler:
             if (request := self._requested.get(key)) and request.seen:
                 del self._requested[key]
         new = wanted.keys() - self._plan.keys()
+        self._asked.clear()
         self._plan.update(wanted)
         try:
             self._wait_ready(wanted.keys(), timeout)
@@ -132,17 +134,15 @@ class Reconciler:
                 error.add_note(f"and afterwards: {trouble}")
             raise
 
-    def _take_back(self, new: Collection[Key]) -> None:
+    def _take_back(self, new: set[Key]) -> None:
         """Delete what was asked for; what was there stays, ours or not."""
         there = {each.key for each in self._observed}
-        for key in new:
-            if key not in self._requested and (
-                key in self._adopted or key not in there
-            ):
+        for key in new - self._asked:
+            if key in self._adopted or key not in there:
                 self._plan.pop(key, None)
-                self._adopted.discard(key)
-        if asked := [key for key in new if key in self._requested]:
+        if asked := new & self._asked:
             self.take_down(asked)
+        self._adopted &= self._plan.keys()
 
     def take_down(
         self, keys: Iterable[Key], timeout: float | None = None
@@ -231,7 +231,12 @@ class Reconciler:
             adopted=self._adopted,
             stuck=self._stuck,
         )
-        return self._act(choose(actions))
+        chosen = choose(actions)
+        # Here, not in the threads: a Ctrl-C may be quicker than they are.
+        self._asked |= {
+            each.spec.key for each in chosen if isinstance(each, Create | Move)
+        }
+        return self._act(chosen)
 
     def _observe(self) -> list[Observed]:
         found = [
