@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hermes.cloudbreak import manifests
 from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET, Type
 from hermes.cloudbreak._deployments import Deployments
 from hermes.cloudbreak.clouds.kubeconfig import Cluster
@@ -24,6 +25,7 @@ from hermes.cloudbreak.errors import (
     ResourceFailed,
     WaitTimeout,
 )
+from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reaping import reap
 from hermes.cloudbreak.testing import CloudSuite
 from hermes.cloudbreak.waiting import Clock
@@ -265,6 +267,33 @@ def test_a_name_that_is_taken_is_not_touched(cluster, access) -> None:
     with pytest.raises(Refused, match="give the deployment another name"):
         cluster.deploy_triton(BUCKET, "new")
     assert left(access) == ["Service new-all", "Service triton"]
+
+
+def test_what_was_begun_is_completed_with_the_new_deadline(
+    access, cloud
+) -> None:
+    """A run was killed after its first call, and is started again."""
+    spec = TritonSpec("triton", BUCKET, gpus=0)
+    begun, again = Stamp("me", "night", 2**31), Stamp("me", "night", 2**31 + 9)
+    access.create(manifests.head(spec, begun))
+    cloud.create(spec, again)
+    assert Stamp.read(cloud.find(spec.key).labels) == again
+    with pytest.raises(AlreadyThere, match="is there already"):
+        cloud.create(spec, again)  # it is whole
+    other = TritonSpec("other", BUCKET, gpus=0)
+    access.create(manifests.head(other, begun))
+    with pytest.raises(AlreadyThere, match="is there already"):
+        cloud.create(other, Stamp("me", "day", 2**31))
+    for each in (spec, other):
+        access.delete(SERVICE, each.name)
+
+
+def test_a_part_of_one_deployment_is_not_another_one(cluster, access) -> None:
+    cluster.deploy_triton(BUCKET, ready=is_ready)
+    found = left(access)
+    with pytest.raises(AlreadyThere, match="it is not of this run"):
+        cluster.deploy_triton(BUCKET, "triton-all", timeout=30)
+    assert left(access) == found
 
 
 def test_what_is_there_already_is_used_and_left(

@@ -158,13 +158,33 @@ class Deployments:
         except NotThere as error:
             raise CloudUnavailable(f"{spec.key} has just gone") from error
         meta = head["metadata"]
-        is_ours = Stamp.read(meta.get("labels") or {}) == stamp
-        if is_ours and "deletionTimestamp" not in meta:
+        found = Stamp.read(meta.get("labels") or {})
+        # The same run may have another deadline, when it is started again.
+        is_ours = found is not None and (
+            (found.owner, found.run) == (stamp.owner, stamp.run)
+        )
+        if is_ours and _is_head(head) and "deletionTimestamp" not in meta:
             try:
                 self._access.get(STATEFUL_SET, spec.name)
             except NotThere:
-                return head
+                return self._renew(head, manifests.head(spec, stamp))
         raise AlreadyThere(f"{spec.key} is there already")
+
+    def _renew(self, head: Manifest, wanted: Manifest) -> Manifest:
+        """Have a head say what is wanted now."""
+        fields = ("labels", "annotations")
+        change = {each: wanted["metadata"][each] for each in fields}
+        if all(
+            change[each].items() <= (head["metadata"].get(each) or {}).items()
+            for each in fields
+        ):
+            return head
+        change["uid"] = head["metadata"]["uid"]  # and no other's
+        name = head["metadata"]["name"]
+        try:
+            return self._access.patch(SERVICE, name, {"metadata": change})
+        except NotThere as error:
+            raise CloudUnavailable(f"{name} has just gone") from error
 
     def _find_budget_version(self) -> str:
         with self._lock:
@@ -198,7 +218,8 @@ def judge(seen: Seen) -> Observed:
     """Tell what becomes of a deployment: pure."""
     meta = seen.head["metadata"]
     key = Key(Kind.DEPLOYMENT, meta["name"])
-    labels = dict(meta.get("labels") or {})
+    # A part of another deployment carries our labels, too.
+    labels = dict(meta.get("labels") or {}) if _is_head(seen.head) else {}
     created = datetime.fromisoformat(meta["creationTimestamp"]).timestamp()
 
     def say(
