@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import RefreshError, TransportError
+from google.oauth2 import service_account
 
 from hermes.cloudbreak.clouds.google import ClusterManager, GKECloud
 from hermes.cloudbreak.clouds.google._credentials import Credentials
@@ -28,11 +32,15 @@ class Tokens(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.status = 200
         self.num_given = 0
+        self.scopes: list[str] = []
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        size = int(self.headers["Content-Length"])
+        (claim,) = parse_qs(self.rfile.read(size).decode())["assertion"]
+        claims = base64.urlsafe_b64decode(claim.split(".")[1] + "==")
+        self.server.scopes.append(json.loads(claims).get("scope", ""))
         self.server.num_given += 1
         body = {
             "access_token": f"secret-token-{self.server.num_given}",
@@ -161,6 +169,34 @@ def test_an_object_is_taken_as_it_is() -> None:
     credentials.renew(anyway=True)
     assert credentials.token() == ""
     assert "Anonymous" in repr(credentials)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RefreshError("try again", retryable=True),
+        RefreshError(TransportError("the network")),
+        TransportError("the network"),
+    ],
+)
+def test_what_may_pass_is_tried_again(error: Exception) -> None:
+    class Unlucky(AnonymousCredentials):
+        valid = False
+
+        def refresh(self, _request: object) -> None:
+            raise error
+
+    with pytest.raises(CloudUnavailable, match="no token from Google"):
+        Credentials(Unlucky()).token()
+
+
+def test_an_object_without_a_scope_gets_one(key_file, tokens) -> None:
+    given = service_account.Credentials.from_service_account_file(key_file)
+    credentials = Credentials(given)
+    assert credentials.token() == "secret-token-1"
+    assert credentials.project == "of-the-key"
+    (scope,) = tokens.scopes
+    assert scope.endswith("/auth/cloud-platform")
 
 
 def test_a_project_has_to_be_known() -> None:

@@ -89,11 +89,11 @@ class Credentials:
                 self.raw.refresh(google.auth.transport.requests.Request())
             except google.auth.exceptions.InvalidOperation:
                 return  # anonymous ones have none
-            except google.auth.exceptions.TransportError as error:
-                raise CloudUnavailable(
-                    f"no token from Google: {_first_line(error)}"
-                ) from None
             except google.auth.exceptions.GoogleAuthError as error:
+                if _may_pass(error):
+                    raise CloudUnavailable(
+                        f"no token from Google: {_first_line(error)}"
+                    ) from None
                 raise Refused(
                     "Google gives no token for these credentials "
                     f"({_first_line(error)}): give another key file, or run "
@@ -111,7 +111,19 @@ def _load(given: Any) -> tuple[Any, str]:
         return _find()
     if isinstance(given, str | os.PathLike):
         return _read(Path(given))
-    return given, str(getattr(given, "project_id", None) or "")
+    found = google.auth.credentials.with_scopes_if_required(  # type: ignore[no-untyped-call]
+        given, _SCOPES
+    )
+    return found, str(getattr(given, "project_id", None) or "")
+
+
+def _may_pass(error: google.auth.exceptions.GoogleAuthError) -> bool:
+    """Whether the next try may give a token; google-auth wraps the network."""
+    wrapped = (error, error.__cause__, *error.args)
+    return error.retryable or any(
+        isinstance(each, google.auth.exceptions.TransportError)
+        for each in wrapped
+    )
 
 
 def _find() -> tuple[Any, str]:
