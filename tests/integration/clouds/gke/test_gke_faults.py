@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from gke import Fault, Server
 
 from hermes.cloudbreak.clouds import google
 from hermes.cloudbreak.errors import (
+    CloudUnavailable,
     Refused,
     StillThere,
 )
@@ -94,6 +98,26 @@ def test_a_token_that_stays_refused_is_the_keys_fault(server, manager) -> None:
         manager.add(google.Cluster("main"))
     server.faults.clear()
     manager.close()
+
+
+def test_a_token_that_ended_is_one_refusal_however_many_have_it(
+    server, cloud
+) -> None:
+    together = threading.Barrier(8)
+    do = server.do
+
+    def meet(*call: object) -> object:
+        together.wait(10)  # all have sent the old token by now
+        return do(*call)
+
+    server.do = meet
+    server.faults = dict.fromkeys(range(1, 9), Fault("UNAUTHENTICATED"))
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(cloud.observe) for _ in range(8)]
+        found = [type(each.exception()) for each in asked]
+    assert found == [CloudUnavailable] * 8
+    server.do = do
+    assert list(cloud.observe()) == []
 
 
 def test_a_precondition_that_stays_is_refused(server, manager) -> None:

@@ -69,7 +69,9 @@ class Wire:
     ) -> None:
         self._credentials = credentials
         self._timeout = timeout
+        self._lock = threading.Lock()
         self._num_refusals = 0
+        self._num_renewals = 0
         self._elsewhere = ThreadPoolExecutor(4, "hermes-gke")
         self._client = ClusterManagerClient(
             credentials=credentials.raw if credentials else None,
@@ -98,23 +100,35 @@ class Wire:
     def _call(self, method: str, request: Mapping[str, Any]) -> Any:
         if self._credentials:
             self._credentials.renew()
+        token = self._num_renewals
         try:
             answer = getattr(self._client, method)(
                 request=request, retry=None, timeout=self._timeout
             )
         except exceptions.Unauthorized as error:
-            raise self._say_unauthorized(error) from None
+            raise self._say_unauthorized(error, token) from None
         except exceptions.GoogleAPIError as error:
             raise _translate(error) from error
-        self._num_refusals = 0
+        with self._lock:
+            self._num_refusals = 0
         return answer
 
-    def _say_unauthorized(self, error: Any) -> CloudError:
-        """A token may have ended early; a wrong key is wrong every time."""
-        self._num_refusals += 1
-        if self._credentials:
-            self._credentials.renew(anyway=True)
-        if self._num_refusals < _REFUSALS:
+    def _say_unauthorized(self, error: Any, token: int) -> CloudError:
+        """A token may have ended early; a wrong key is wrong every time.
+
+        Args:
+            error: What GKE says.
+            token: How often tokens had been renewed before the call: those
+                who share one that has ended are refused once, not each.
+        """
+        with self._lock:
+            if token == self._num_renewals:
+                self._num_renewals += 1
+                self._num_refusals += 1
+                if self._credentials:
+                    self._credentials.renew(anyway=True)
+            is_final = self._num_refusals >= _REFUSALS
+        if not is_final:
             return CloudUnavailable(f"GKE refuses a token: {error.message}")
         return Refused(
             f"GKE refuses these credentials ({error.message}): give others"
