@@ -118,3 +118,22 @@ def test_a_cluster_moves_and_its_pools_go_with_it(
         (found,) = find_pools(server, "us-east4-b")
         assert list(found.locations) == ["us-east4-b"]
     assert project.resources == []
+
+
+def test_what_failed_long_ago_is_not_todays_reason(
+    project, manager, clock
+) -> None:
+    zones = (ZONE,)
+    with manager:
+        cluster = manager.add(google.Cluster("main"))
+        for trouble, reason in (
+            (STOCK_OUT, "none left of"),
+            (Trouble("UNKNOWN", "a disk broke"), "a disk broke"),
+        ):
+            project.troubles["gpus"] = Trouble(
+                trouble.code, trouble.text, is_silent=True
+            )
+            with pytest.raises(ResourceFailed, match=reason) as told:
+                cluster.add(google.NodePool("gpus", zones, **T4))
+            clock.sleep(86_400)
+    assert "none left" not in str(told.value)

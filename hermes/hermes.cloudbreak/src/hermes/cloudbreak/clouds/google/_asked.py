@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hermes.cloudbreak.clouds.google._reading import target_of
+from hermes.cloudbreak.clouds.google._reading import began, target_of
 from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool
 from hermes.cloudbreak.labels import Stamp
 
 __all__ = ("Asked", "Failures", "say_machine")
+
+
+# Seconds that clocks may differ.
+_CLOCKS = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,24 @@ class Failures:
         self._ask = ask
         self._found: dict[str, list[Any]] = {}
 
-    def of(self, location: str, target: tuple[str, str]) -> list[Any]:
-        """List those about a cluster, and a pool of it or ""."""
+    def of(
+        self, location: str, target: tuple[str, str], since: float
+    ) -> list[Any]:
+        """List those about a cluster, and a pool of it or "".
+
+        Args:
+            location: Where the cluster is.
+            target: Their names.
+            since: When it was created: what is older was about another one of
+                that name.
+        """
         if location not in self._found:
             self._found[location] = self._ask(location)
         return [
-            each for each in self._found[location] if target_of(each) == target
+            each
+            for each in self._found[location]
+            if target_of(each) == target
+            and not 0 < began(each) < since - _CLOCKS
         ]
 
 

@@ -303,7 +303,8 @@ class GKECloud:
         if found.state is State.BROKEN:
             machines = ", ".join(machine_of(each) for each in pools)
             where = ", ".join(cluster.locations) or cluster.location
-            operations = failed.of(cluster.location, (cluster.name, ""))
+            about = (cluster.name, "")
+            operations = failed.of(cluster.location, about, found.created)
             cause, reason = blame(cluster, operations, machines, where)
             found = replace(found, cause=cause, reason=reason)
         yield found
@@ -319,7 +320,7 @@ class GKECloud:
             about = (cluster.name, pool.name)
             cause, reason = blame(
                 pool,
-                failed.of(cluster.location, about),
+                failed.of(cluster.location, about, found.created),
                 machine_of(pool),
                 ", ".join(pool.locations) or cluster.location,
             )

@@ -12,6 +12,7 @@ from hermes.cloudbreak.clouds.google._words import explain, find_cause
 from hermes.cloudbreak.specs import Cause, Key, Kind, Observed, State
 
 __all__ = (
+    "began",
     "blame",
     "has_failed",
     "machine_of",
@@ -59,6 +60,11 @@ def observed_pool(cluster: Any, pool: Any) -> Observed:
             else _seconds(cluster.create_time)
         ),
     )
+
+
+def began(operation: Any) -> float:
+    """Say when an operation began; 0 if nobody knows."""
+    return _seconds(operation.start_time)
 
 
 def has_failed(operation: Any) -> bool:
