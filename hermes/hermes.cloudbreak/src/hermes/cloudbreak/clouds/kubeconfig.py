@@ -27,7 +27,9 @@ class Cluster(Deployer):
         context: Which of the file's contexts; its current one if None.
         namespace: The namespace; that of the context if None.
         owner: Who answers for what is deployed; who runs this if None.
-        run: What this run is called; something unique if None.
+        run: What this run is called; something unique if None. Whoever has
+            the same owner and run goes on with it: of two programs that do so
+            at once, each deletes what it does not want itself.
         lifetime: Seconds after which `reap` may delete what is deployed.
         clock: The time.
         report: Called with what is waited for, whenever that has changed.
