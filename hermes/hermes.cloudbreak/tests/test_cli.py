@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hermes.cloudbreak import _commands
 from hermes.cloudbreak._planfile import read_plan
 from hermes.cloudbreak._together import Together
+from hermes.cloudbreak.clouds.google._manager import Accesses
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Cause, Key, Kind, VMSpec
@@ -241,6 +242,8 @@ def test_the_clouds_of_a_file_are_reached_as_it_says(tmp_path: Path) -> None:
     clouds = _commands.make_clouds(read_plan(content))
     assert set(clouds) == set(Kind)
     assert clouds[Kind.CLUSTER] is clouds[Kind.NODE_POOL]
+    # Pools of GPUs are up when their drivers are.
+    assert isinstance(clouds[Kind.NODE_POOL]._nodes, Accesses)
     assert "project of-the-key" in repr(clouds[Kind.VM])
     del content["google"]
     few = _commands.make_clouds(read_plan(content))

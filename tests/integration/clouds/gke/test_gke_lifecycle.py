@@ -256,15 +256,22 @@ def test_two_of_one_name_are_not_deleted_by_a_guess(server, cloud) -> None:
 
 
 def test_zones_that_cannot_be_seen_into_are_not_empty(
-    project, clock, cloud
+    project, clock, cloud, manager
 ) -> None:
-    stamp = Stamp("me", "run", int(clock.today()) + 3600)
-    cloud.create(google.Cluster("main", (ZONE,)), stamp)
+    manager.add(google.Cluster("main"))
+    # Of a run that nobody else has, nothing is elsewhere.
     project.missing_zones = ["us-east4-b"]
-    assert [each.key.name for each in cloud.observe()] == ["main"]
-    project.missing_zones = [ZONE]
-    with pytest.raises(CloudUnavailable, match=f"cannot see into {ZONE}"):
+    assert [each.key.name for each in manager._cloud.observe()] == ["main"]
+    with pytest.raises(CloudUnavailable, match="cannot see into us-east4-b"):
         list(cloud.observe())
+    project.missing_zones = [ZONE]
+    for each in (manager._cloud, cloud):  # who created it, and who did not
+        with pytest.raises(CloudUnavailable, match=f"cannot see into {ZONE}"):
+            list(each.observe())
+    with pytest.raises(CloudUnavailable, match=f"cannot see into {ZONE}"):
+        reap(cloud, older_than=-1, clock=clock)
+    project.missing_zones = []
+    manager.close()
 
 
 def test_only_googles_own_descriptions_are_taken(cloud, clock) -> None:

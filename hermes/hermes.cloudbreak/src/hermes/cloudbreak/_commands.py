@@ -103,11 +103,14 @@ def make_clouds(plan: Plan) -> dict[Kind, Cloud]:
 
 def _make_google(settings: Mapping[str, str]) -> dict[Kind, Cloud]:
     from hermes.cloudbreak.clouds import google  # noqa: PLC0415
+    from hermes.cloudbreak.clouds.google._manager import (  # noqa: PLC0415
+        Accesses,
+    )
 
     project, credentials = settings.get("project", ""), None
     if "credentials" in settings:
         credentials = str(Path(settings["credentials"]).expanduser())
-    gke = google.GKECloud(project, credentials=credentials)
+    gke = google.GKECloud(project, credentials=credentials, nodes=Accesses())
     vms = google.ComputeCloud(project, credentials)
     return {Kind.CLUSTER: gke, Kind.NODE_POOL: gke, Kind.VM: vms}
 

@@ -74,6 +74,8 @@ class GKECloud:
             for what the environment has.
         nodes: Lists the machines of a pool. With it, a pool of GPUs that this
             object created is ready only when its GPUs can be used.
+        is_alone: Whether only what this object creates matters. If not, no
+            list is taken for whole while GKE cannot see into some zone.
         today: The time, in seconds since 1970.
         timeout: Seconds that a call may take.
         api_endpoint: Another address of GKE's API.
@@ -90,6 +92,7 @@ class GKECloud:
         *,
         credentials: Any = None,
         nodes: NodeLister | None = None,
+        is_alone: bool = False,
         today: Callable[[], float] = time.time,
         timeout: float = 30.0,
         api_endpoint: str | None = None,
@@ -103,6 +106,7 @@ class GKECloud:
             raise InvalidSpec("project='': name the project to be billed")
         self._wire = Wire(self._credentials, timeout, api_endpoint, transport)
         self._nodes = nodes
+        self._is_alone = is_alone
         self._today = today
         self._lock = threading.Lock()
         self._asked: dict[Key, Asked] = {}
@@ -124,8 +128,10 @@ class GKECloud:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections, also those of ``nodes``."""
         self._wire.close()
+        if (close := getattr(self._nodes, "close", None)) is not None:
+            close()
 
     def observe(self, owner: str | None = None) -> Iterable[Observed]:
         """See `Cloud.observe`."""
@@ -276,11 +282,11 @@ class GKECloud:
             "list_clusters", parent=f"projects/{self.project}/locations/-"
         )
         with self._lock:
-            places = set(self._places.values())
+            places = tuple(self._places.values())
         silent = [
             zone
             for zone in answer.missing_zones
-            if any(zone.startswith(each) for each in places)
+            if not self._is_alone or zone.startswith(places)
         ]
         if silent:  # what is there must not be taken for gone
             raise CloudUnavailable(f"GKE cannot see into {', '.join(silent)}")

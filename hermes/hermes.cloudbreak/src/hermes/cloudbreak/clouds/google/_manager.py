@@ -26,7 +26,7 @@ from hermes.cloudbreak.specs import Key
 from hermes.cloudbreak.triton import Deployer, TritonService
 from hermes.cloudbreak.waiting import Clock
 
-__all__ = ("ClusterManager", "RunningCluster", "RunningNodePool")
+__all__ = ("Accesses", "ClusterManager", "RunningCluster", "RunningNodePool")
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,9 @@ class ClusterManager:
         credentials: The path of a key file, an object of google-auth, or None
             for Application Default Credentials.
         owner: Who answers for it all; who runs this if None.
-        run: What this run is called; something unique if None.
+        run: What this run is called; something unique if None. Whoever has
+            the same owner and run goes on with it: of two programs that do so
+            at once, each deletes what it does not want itself.
         lifetime: Seconds after which anybody may delete it.
         timeout: Seconds until something that is added has to be ready.
         deletion_timeout: Seconds until it has to be gone.
@@ -84,11 +86,12 @@ class ClusterManager:
         self._clock, self._report = clock, report
         self.stamp = Stamp.make(owner, run, clock.today() + lifetime)
         self._timeout = timeout
-        self._accesses = _Accesses()
+        self._accesses = Accesses()
         self._cloud = GKECloud(
             project,
             credentials=credentials,
-            nodes=self._accesses.list_nodes,
+            nodes=self._accesses,
+            is_alone=run is None,  # nothing else is of a run that is new
             today=clock.today,
             api_endpoint=api_endpoint,
             transport=transport,
@@ -336,13 +339,13 @@ class RunningNodePool(_Running):
     """
 
 
-class _Accesses:
-    """Connections to the Kubernetes of each cluster."""
+class Accesses:
+    """Connections to the Kubernetes of each cluster: a `NodeLister`."""
 
     def __init__(self) -> None:
         self._open: dict[str, Access] = {}
 
-    def list_nodes(self, endpoint: Endpoint, pool: str) -> Sequence[Node]:
+    def __call__(self, endpoint: Endpoint, pool: str) -> Sequence[Node]:
         """List the nodes of a pool; see `NodeLister`."""
         access = self._open.get(endpoint.server)
         if access is None:
