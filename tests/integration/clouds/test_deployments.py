@@ -9,8 +9,11 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 from hermes.cloudbreak import manifests
 from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET, Type
@@ -20,6 +23,7 @@ from hermes.cloudbreak.deployment import SecretValue, TritonSpec
 from hermes.cloudbreak.errors import (
     AlreadyThere,
     CloudbreakError,
+    CloudUnavailable,
     InvalidSpec,
     Refused,
     ResourceFailed,
@@ -267,6 +271,77 @@ def test_a_name_that_is_taken_is_not_touched(cluster, access) -> None:
     with pytest.raises(Refused, match="give the deployment another name"):
         cluster.deploy_triton(BUCKET, "new")
     assert left(access) == ["Service new-all", "Service triton"]
+
+
+@pytest.fixture
+def entitled(control_plane, namespace, access, tmp_path) -> Path:
+    """A file for somebody who has the rights of docs/clouds.md, only."""
+    text = (Path(__file__).parents[3] / "docs" / "clouds.md").read_text()
+    role = yaml.safe_load(re.search("```yaml\n(.*?)```", text, re.DOTALL)[1])
+    group = "rbac.authorization.k8s.io"
+    access.create(role)
+    access.create(
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "hermes"},
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "hermes"},
+            "subjects": [{"kind": "ServiceAccount", "name": "default"}],
+        }
+    )
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+    asked = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"audiences": ["https://kubernetes.default.svc"]},
+    }
+    answer = access._connection.request("POST", path, {}, asked).json()
+    content = yaml.safe_load(control_plane.kubeconfig.read_text())
+    content["users"][0]["user"] = {"token": answer["status"]["token"]}
+    made = tmp_path / "entitled"
+    made.write_text(yaml.safe_dump(content))
+    return made
+
+
+@pytest.mark.parametrize("reach", ["cluster", "port-forward", "load-balancer"])
+def test_the_documented_rights_are_enough(
+    entitled, namespace, access, reach
+) -> None:
+    def report(_waited) -> None:
+        """Do what a cloud does when it is asked for an address."""
+        for each in access.list(SERVICE):
+            ingress = {"loadBalancer": {"ingress": [{"ip": "10.1.0.1"}]}}
+            if each["spec"].get("type") == "LoadBalancer":
+                name = each["metadata"]["name"]
+                change = {"status": ingress}
+                with contextlib.suppress(CloudbreakError):
+                    access.patch(SERVICE, name, change, part="status")
+
+    with Cluster(
+        entitled, namespace=namespace, owner="me", clock=CLOCK, report=report
+    ) as cluster:
+        with pytest.raises(Refused, match=r"403 .*secrets"):
+            cluster._access.list(Type("v1", "Secret"))
+        # What is there in part is completed.
+        spec = TritonSpec("triton", BUCKET, gpus=0, service=reach)
+        begun = replace(cluster._reconciler._stamp, deadline=2**31)
+        uid = access.create(manifests.head(spec, begun))["metadata"]["uid"]
+        for each in manifests.parts(spec, begun, uid, BUDGET.api_version)[:-1]:
+            access.create(each)
+        with cluster.deploy_triton(
+            BUCKET, gpus=0, service=reach, ready=is_ready, timeout=60
+        ) as service:
+            # It is let in as far as to the pod, where nobody listens.
+            with pytest.raises(CloudUnavailable, match="forwarding port 8000"):
+                cluster._access.connect("triton-0", 8000)
+            if reach != "load-balancer":  # who would give it an address?
+                service.scale(2)
+                service.scale(1)
+        with pytest.raises(ResourceFailed, match="load 'network'"):
+            cluster.deploy_triton(
+                BUCKET, "crash", image="broken/crash", timeout=60
+            )
+    assert left(access) == []
 
 
 def test_what_was_begun_is_completed_with_the_new_deadline(
