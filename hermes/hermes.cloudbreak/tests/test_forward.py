@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+import websocket
 
 from hermes.cloudbreak._forward import Forwarder
 from hermes.cloudbreak.errors import CloudUnavailable
@@ -38,9 +43,10 @@ class Pod:
     def _send(self, sock: socket.socket, message: bytes) -> None:
         sock.sendall(len(message).to_bytes(4) + message)
 
-    def recv_data(self) -> tuple[int, bytes]:
+    def recv_data_frame(self, control_frame: bool):
+        assert control_frame
         size = int.from_bytes(self._read(4))
-        return 2, self._read(size)
+        return 2, SimpleNamespace(data=self._read(size))
 
     def _read(self, size: int) -> bytes:
         # No more than that: what is in a buffer does not wake who waits.
@@ -55,6 +61,48 @@ class Pod:
 
     def close(self) -> None:
         self.sock.close()
+
+
+class Cluster:
+    """A real WebSocket server: it echoes, and answers pings with pongs."""
+
+    def __init__(self) -> None:
+        self.pings = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def open(self, _port: int) -> websocket.WebSocket:
+        port = self._listener.getsockname()[1]
+        return websocket.create_connection(f"ws://127.0.0.1:{port}", timeout=5)
+
+    def _serve(self) -> None:
+        far, _ = self._listener.accept()
+        with self._listener, far, far.makefile("rwb", 0) as file:
+            lines = iter(file.readline, b"\r\n")
+            named = dict(line.split(b": ") for line in lines if b": " in line)
+            magic = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            key = named[b"Sec-WebSocket-Key"].strip() + magic
+            digest = hashlib.sha1(key, usedforsecurity=False).digest()
+            far.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                b"Connection: Upgrade\r\nSec-WebSocket-Accept: "
+                + base64.b64encode(digest)
+                + b"\r\n\r\n"
+            )
+            far.sendall(b"\x82\x03\x00\x50\x00\x82\x03\x01\x50\x00")
+            with contextlib.suppress(OSError):
+                self._echo(file, far)
+
+    def _echo(self, file, far: socket.socket) -> None:
+        while len(head := file.read(2)) == 2:
+            kind, size = head[0] & 15, head[1] & 127
+            mask, body = file.read(4), file.read(size) if size else b""
+            text = bytes(b ^ mask[i % 4] for i, b in enumerate(body))
+            if kind == 8:
+                return
+            self.pings += kind == 9
+            kind = 10 if kind == 9 else kind
+            far.sendall(bytes([0x80 | kind, size]) + text)
 
 
 def connect(address: str) -> socket.socket:
@@ -130,4 +178,23 @@ def test_closing_ends_what_is_open() -> None:
     forwarder.close()
     assert client.recv(1) == b""
     client.close()
+    wait_until_idle()
+
+
+def test_silence_ends_no_connection_and_delays_nothing() -> None:
+    """Pings are answered, and that keeps nobody from sending."""
+    cluster = Cluster()
+    with (
+        Forwarder(cluster.open, {"http": 80}, silence=0.05) as forwarder,
+        connect(forwarder.addresses["http"]) as client,
+    ):
+        client.settimeout(1)
+        for letter in (b"x", b"y"):
+            client.sendall(letter)
+            assert client.recv(1) == letter
+            before = cluster.pings
+            deadline = time.monotonic() + 5
+            while cluster.pings < before + 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
     wait_until_idle()

@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 _SILENCE = 30.0
 _PIECE = 1 << 16
 _DATA = 0
+# Kinds of messages: the end, and ping and pong.
+_CLOSE = 0x8
+_CONTROL = (0x9, 0xA)
 
 
 class Forwarder:
@@ -33,12 +36,18 @@ class Forwarder:
     Args:
         connect: Connects to a port of the pod.
         ports: Its ports, by name.
+        silence: Seconds without a byte after which a connection is shown to
+            be in use.
     """
 
     def __init__(
-        self, connect: Callable[[int], WebSocket], ports: Mapping[str, int]
+        self,
+        connect: Callable[[int], WebSocket],
+        ports: Mapping[str, int],
+        silence: float = _SILENCE,
     ) -> None:
         self._connect = connect
+        self._silence = silence
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._is_closed = False
@@ -105,7 +114,7 @@ class Forwarder:
             with local:
                 remote = self._connect(port)
                 with contextlib.closing(remote):
-                    _pump(local, remote)
+                    _pump(local, remote, self._silence)
         except CloudError as error:
             _log.info("not forwarded: %s", error)
         except Exception as error:  # noqa: BLE001 - both ends are closed, and
@@ -116,11 +125,11 @@ class Forwarder:
                 self._open.discard(local)
 
 
-def _pump(local: socket.socket, remote: WebSocket) -> None:
+def _pump(local: socket.socket, remote: WebSocket, silence: float) -> None:
     """Carry bytes both ways, in one thread, until one side ends."""
     is_known: set[int] = set()  # channels whose first message has come
     while (wire := remote.sock) is not None:
-        ready = _wait(local, wire)
+        ready = _wait(local, wire, silence)
         if not ready:
             remote.ping()
         if local in ready:
@@ -136,8 +145,13 @@ def _receive(
     local: socket.socket, remote: WebSocket, is_known: set[int]
 ) -> bool:
     """Carry one message; tell whether there may be more."""
-    _, message = remote.recv_data()
-    if not message:
+    # Pongs, too: else it would wait for what comes after them, and nothing
+    # would be sent meanwhile.
+    kind, frame = remote.recv_data_frame(control_frame=True)
+    if kind in _CONTROL:
+        return True
+    message = frame.data
+    if kind == _CLOSE or not message:
         return False
     channel = message[0]
     if channel not in is_known:
@@ -150,12 +164,12 @@ def _receive(
     return True
 
 
-def _wait(local: socket.socket, wire: Any) -> list[Any]:
+def _wait(local: socket.socket, wire: Any, silence: float) -> list[Any]:
     # What TLS has decrypted already does not show on the socket.
     if getattr(wire, "pending", int)():
         return [wire]
     poll = select.poll()
     for each in (local, wire):
         poll.register(each, select.POLLIN)
-    ready = {number for number, _ in poll.poll(_SILENCE * 1000)}
+    ready = {number for number, _ in poll.poll(silence * 1000)}
     return [each for each in (local, wire) if each.fileno() in ready]

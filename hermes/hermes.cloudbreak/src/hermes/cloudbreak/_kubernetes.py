@@ -50,8 +50,13 @@ class WebSocket(Protocol):
     def sock(self) -> Any:
         """The socket below; None after it was closed."""
 
-    def recv_data(self) -> tuple[int, bytes]:
-        """Receive the kind of a message, and the message."""
+    def recv_data_frame(self, control_frame: bool = False) -> tuple[int, Any]:
+        """Receive the kind of a message, and its frame.
+
+        Args:
+            control_frame: Whether a ping or a pong is given, too, instead of
+                waiting for what comes after it.
+        """
 
     def send_binary(self, payload: bytes) -> int:
         """Send a message."""
