@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import re
 import subprocess
@@ -515,3 +516,20 @@ def test_ctrl_c_leaves_nothing(control_plane, namespace, access) -> None:
         with pytest.raises(KeyboardInterrupt):
             cluster.deploy_triton(BUCKET, gpus=0, ready=interrupt)
         assert left(access) == []
+
+
+def test_ctrl_c_does_not_wait_for_servers_that_are_tested(
+    cluster, access
+) -> None:
+    interrupts = [_thread.interrupt_main]
+
+    def never(_endpoint) -> None:
+        if interrupts:
+            interrupts.pop()()
+        raise ConnectionError("not yet")
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.deploy_triton(BUCKET, gpus=0, ready=never, timeout=40)
+    assert time.monotonic() - begun < 30
+    assert left(access) == []

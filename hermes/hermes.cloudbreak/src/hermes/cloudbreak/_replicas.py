@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 
 from hermes.cloudbreak import _inference, manifests
 from hermes.cloudbreak.errors import ResourceFailed, WaitTimeout
@@ -62,18 +63,29 @@ def endpoint_at(host: str) -> Endpoint:
 
 def on_each(
     endpoints: Iterable[tuple[str, Endpoint]],
-    work: Callable[[Endpoint], object],
+    work: Callable[[Endpoint, Event], object],
 ) -> dict[str, Exception]:
-    """Do something with all servers at once; give who failed, and how."""
+    """Do something with all servers at once; give who failed, and how.
+
+    After Ctrl-C it does not wait for what is going on: work that repeats
+    something has to end when its event is set.
+    """
     named = dict(endpoints)
     failed: dict[str, Exception] = {}
-    with ThreadPoolExecutor(max(1, len(named)), "hermes-triton") as pool:
-        futures = {name: pool.submit(work, e) for name, e in named.items()}
+    stop = Event()
+    pool = ThreadPoolExecutor(max(1, len(named)), "hermes-triton")
+    try:
+        futures = {
+            name: pool.submit(work, each, stop) for name, each in named.items()
+        }
         for name, future in futures.items():
             try:
                 future.result()
             except Exception as error:  # noqa: BLE001 - who calls decides
                 failed[name] = error
+    finally:
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
     return failed
 
 

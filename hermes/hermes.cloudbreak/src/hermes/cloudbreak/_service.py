@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
+from threading import Event
 from typing import Self
 from urllib.parse import quote
 
@@ -229,7 +230,8 @@ class TritonService:
         new = self._reached[len(self._endpoints) :]
         names = self._names(range(len(self._endpoints), len(self._reached)))
         failed = on_each(
-            zip(names, new, strict=True), lambda e: self._test(e, deadline)
+            zip(names, new, strict=True),
+            lambda e, stop: self._test(e, deadline, stop),
         )
         if failed:
             raise worst(failed)
@@ -250,9 +252,9 @@ class TritonService:
         (first, *_) = status["loadBalancer"]["ingress"]
         return str(first.get("ip") or first["hostname"])
 
-    def _test(self, endpoint: Endpoint, deadline: float) -> None:
+    def _test(self, endpoint: Endpoint, deadline: float, stop: Event) -> None:
         pauses = Pauses()
-        while True:
+        while not stop.is_set():
             try:
                 self._ready(endpoint)
             except OSError as error:
@@ -269,7 +271,7 @@ class TritonService:
         path = f"/v2/repository/models/{quote(model, '')}/{verb}"
         failed = on_each(
             zip(self._names(range(self.replicas)), self._reached, strict=True),
-            lambda e: _inference.ask(e.http, path, b"{}", timeout=timeout),
+            lambda e, _: _inference.ask(e.http, path, b"{}", timeout=timeout),
         )
         if failed:
             raise ReplicasFailed(
@@ -311,12 +313,14 @@ class TritonService:
         deadline = self._clock.now() + seconds
         on_each(
             zip(names, going, strict=True),
-            lambda e: self._wait_idle(e, deadline),
+            lambda e, stop: self._wait_idle(e, deadline, stop),
         )
 
-    def _wait_idle(self, endpoint: Endpoint, deadline: float) -> None:
+    def _wait_idle(
+        self, endpoint: Endpoint, deadline: float, stop: Event
+    ) -> None:
         count = -1
-        while self._clock.now() < deadline:
+        while self._clock.now() < deadline and not stop.is_set():
             before, count = (
                 count,
                 _inference.count_inferences(endpoint.http, timeout=_REQUEST),
