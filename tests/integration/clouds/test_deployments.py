@@ -421,6 +421,13 @@ def test_servers_are_reached_by_the_addresses_of_their_balancers(
             with contextlib.suppress(CloudbreakError):
                 access.patch(SERVICE, name, {"status": ingress}, part="status")
 
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "triton-2"},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    access.create(stranger)
     cluster._reconciler._report = report
     with cluster.deploy_triton(
         BUCKET,
@@ -433,7 +440,18 @@ def test_servers_are_reached_by_the_addresses_of_their_balancers(
         assert [e.http for e in service.endpoints] == ["10.1.0.2:8000"]
         spec = access.get(SERVICE, "triton-0")["spec"]
         assert spec["loadBalancerSourceRanges"] == ["10.0.0.0/8"]
-    assert left(access) == []
+        with pytest.raises(Refused, match="a Service triton-2 already"):
+            service.scale(3, timeout=30)
+        assert (
+            access.get(SERVICE, "triton-2")["spec"]["ports"][0]["port"] == 80
+        )
+        assert service.replicas == 1
+        assert all(
+            "deletionTimestamp" in each["metadata"]
+            for each in access.list(SERVICE)
+            if each["metadata"]["name"] == "triton-1"
+        )
+    assert left(access) == ["Service triton-2"]
 
 
 def test_servers_have_names_within_the_cluster(cluster, namespace) -> None:

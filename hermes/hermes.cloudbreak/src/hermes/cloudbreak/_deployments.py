@@ -31,7 +31,7 @@ from hermes.cloudbreak.errors import (
 from hermes.cloudbreak.labels import OWNER, Stamp
 from hermes.cloudbreak.specs import Cause, Key, Kind, Observed, Spec, State
 
-__all__ = ("Deployments", "Seen", "judge")
+__all__ = ("Deployments", "Seen", "is_owned", "judge")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Deployments:
         uid = head["metadata"]["uid"]
         version = self._find_budget_version()
         for each in manifests.parts(spec, stamp, uid, version):
-            self._ensure(each, uid)
+            self.ensure(each, uid)
 
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
@@ -136,19 +136,34 @@ class Deployments:
         uid = head["metadata"]["uid"]
         self._access.delete(SERVICE, key.name, uid=uid)
 
-    def _ensure(self, manifest: Manifest, uid: str) -> None:
-        """Create a part, unless an earlier request of ours has done so."""
+    def ensure(self, manifest: Manifest, uid: str) -> None:
+        """Create a part, unless an earlier request of ours has done so.
+
+        Args:
+            manifest: The part.
+            uid: The identity of the Service that owns it.
+
+        Raises:
+            Refused: If there is something of that name which is not ours.
+            CloudUnavailable: If ours is about to go.
+        """
         try:
             self._access.create(manifest)
         except AlreadyThere:
             type_ = Type(manifest["apiVersion"], manifest["kind"])
             name = manifest["metadata"]["name"]
-            found = self._access.get(type_, name)
-            owners = found["metadata"].get("ownerReferences") or []
-            if uid not in [each["uid"] for each in owners]:
+            try:
+                meta = self._access.get(type_, name)["metadata"]
+            except NotThere as error:
+                raise CloudUnavailable(f"{name} has just gone") from error
+            if not is_owned(meta, uid):
                 raise Refused(
                     f"there is a {type_.kind} {name} already, which belongs "
                     "to something else: give the deployment another name"
+                ) from None
+            if "deletionTimestamp" in meta:
+                raise CloudUnavailable(
+                    f"the {type_.kind} {name} is being deleted"
                 ) from None
 
     def _find_partial(self, spec: TritonSpec, stamp: Stamp) -> Manifest:
@@ -212,6 +227,12 @@ class Deployments:
                     name, num_lines=20, previous=_pods.is_waiting(each)
                 )
         return logs
+
+
+def is_owned(meta: Manifest, uid: str) -> bool:
+    """Tell from metadata whether something belongs to that Service."""
+    owners = meta.get("ownerReferences") or []
+    return uid in [each["uid"] for each in owners]
 
 
 def judge(seen: Seen) -> Observed:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from hermes.cloudbreak import _inference, manifests
 from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET, Access
-from hermes.cloudbreak._deployments import Deployments
+from hermes.cloudbreak._deployments import Deployments, is_owned
 from hermes.cloudbreak._forward import Forwarder
 from hermes.cloudbreak._replicas import (
     Endpoint,
@@ -290,7 +290,7 @@ class TritonService:
             for each in manifests.balancers(
                 self._spec, stamp, found["uid"], range(before, replicas)
             ):
-                self._access.apply(each)
+                self._cloud.ensure(each, found["uid"])
         self._access.scale(STATEFUL_SET, self.name, replicas)
         self._wait(deadline)
         self._add(range(before, replicas), deadline)
@@ -336,10 +336,17 @@ class TritonService:
         del self._forwarders[replicas:]
         self._access.scale(STATEFUL_SET, self.name, replicas)
         if self._spec.service == "load-balancer":
-            for name in self._names(range(replicas, before)):
-                with contextlib.suppress(NotThere):
-                    self._access.delete(SERVICE, name)
+            self._remove_balancers(range(replicas, before))
         self._wait(deadline)
+
+    def _remove_balancers(self, indices: Iterable[int]) -> None:
+        """Delete those that are ours, and no stranger's of that name."""
+        head = self._access.get(SERVICE, self.name)["metadata"]
+        for name in self._names(indices):
+            with contextlib.suppress(NotThere):
+                meta = self._access.get(SERVICE, name)["metadata"]
+                if is_owned(meta, head["uid"]):
+                    self._access.delete(SERVICE, name, uid=meta["uid"])
 
     def _wait(self, deadline: float) -> None:
         pauses = Pauses()
