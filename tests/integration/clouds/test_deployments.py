@@ -551,3 +551,58 @@ def test_ctrl_c_does_not_wait_for_servers_that_are_tested(
         cluster.deploy_triton(BUCKET, gpus=0, ready=never, timeout=40)
     assert time.monotonic() - begun < 30
     assert left(access) == []
+
+
+@pytest.fixture
+def proxied(proxy, namespace) -> Iterator[Cluster]:
+    with Cluster(
+        proxy.kubeconfig, namespace=namespace, owner="me", clock=CLOCK
+    ) as made:
+        yield made
+
+
+def scale_at_call(service, proxy, fault: int, call: str, replicas: int) -> int:
+    """Scale, with a fault at the first call of a kind; count these."""
+    forward, seen = proxy.forward, []
+
+    def forward_or_not(request, body):
+        if re.search(call, f"{request.command} {request.path}"):
+            seen.append(request.path)
+            if len(seen) == 1:
+                return fault, '{"message": "a fault"}'
+        return forward(request, body)
+
+    proxy.forward = forward_or_not
+    try:
+        service.scale(replicas, timeout=20, drain=0)
+    finally:
+        proxy.forward = forward
+    return len(seen)
+
+
+@pytest.mark.parametrize("call", ["PATCH .*/pods/", "PATCH .*/scale"])
+def test_scaling_down_that_fails_can_be_done_again(
+    proxied, access, proxy, call
+) -> None:
+    with proxied.deploy_triton(
+        BUCKET, gpus=0, replicas=2, ready=is_ready
+    ) as service:
+        before = service.endpoints
+        with pytest.raises(Refused, match="403 a fault"):
+            scale_at_call(service, proxy, 403, call, 1)
+        assert service.endpoints == before
+        assert [
+            each["metadata"]["labels"]["hermes-serving"]
+            for each in access.list(POD)
+        ] == ["yes", "yes"]
+        service.scale(1, timeout=20, drain=0)
+        assert service.endpoints == before[:1]
+        assert access.get(STATEFUL_SET, "triton")["spec"]["replicas"] == 1
+
+
+def test_scaling_asks_again_where_there_is_no_answer(proxied, proxy) -> None:
+    calls = ("GET .*/statefulsets/", "PATCH .*/scale", "GET .*/services/")
+    with proxied.deploy_triton(BUCKET, gpus=0, ready=is_ready) as service:
+        for call, replicas in zip(calls, (2, 1, 2), strict=True):
+            assert scale_at_call(service, proxy, 503, call, replicas) > 1
+            assert service.replicas == replicas

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Event
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 from hermes.cloudbreak import _inference, manifests
@@ -23,6 +24,7 @@ from hermes.cloudbreak._replicas import (
 from hermes.cloudbreak.deployment import TritonSpec
 from hermes.cloudbreak.errors import (
     AlreadyThere,
+    CloudUnavailable,
     InvalidSpec,
     NotThere,
     ReplicasFailed,
@@ -35,6 +37,8 @@ from hermes.cloudbreak.specs import Key, State
 from hermes.cloudbreak.waiting import Clock, Pauses
 
 __all__ = ("TritonService",)
+
+_T = TypeVar("_T")
 
 # Seconds that one request of ours may take, where its deadline allows it.
 _REQUEST = 30.0
@@ -158,6 +162,10 @@ class TritonService:
                 "close the service"
             )
         deadline = self._clock.now() + timeout
+        there = self._find_size(deadline)
+        self._forget(there)
+        if replicas < there:
+            self._drain(replicas, there, drain, deadline)
         before = self.replicas
         if replicas > before:
             try:
@@ -165,9 +173,6 @@ class TritonService:
             except BaseException as error:
                 self._undo(before, replicas, error)
                 raise
-        elif replicas < before:
-            self._drain(replicas, drain)
-            self._shrink(before, replicas, deadline)
 
     def close(self) -> None:
         """Delete it, and wait until it is gone.
@@ -189,20 +194,24 @@ class TritonService:
 
     def settle(self, deadline: float) -> None:
         """Find the servers, and test them all."""
-        self._check_settings()
+        self._check_settings(deadline)
         self._add(range(self._spec.replicas), deadline)
         everyone = f"{self.name}-all"
         if self._spec.service == "cluster":
             namespace = self._access.namespace
             self._endpoint = endpoint_at(f"{everyone}.{namespace}.svc")
         elif self._spec.service == "load-balancer":
-            self._endpoint = endpoint_at(self._find_balancer(everyone))
+            self._endpoint = endpoint_at(
+                self._find_balancer(everyone, deadline)
+            )
 
-    def _check_settings(self) -> None:
+    def _check_settings(self, deadline: float) -> None:
         """Refuse what was there before, and is something else."""
         if self.key not in self._reconciler.adopted:
             return
-        found = self._access.get(SERVICE, self.name)
+        found = self._insist(
+            lambda: self._access.get(SERVICE, self.name), deadline
+        )
         annotations = found["metadata"].get("annotations") or {}
         had = json.loads(annotations.get(manifests.SETTINGS) or "{}")
         wanted = json.loads(manifests.settings(self._spec))
@@ -224,7 +233,8 @@ class TritonService:
         for index in indices:
             name = manifests.replica_name(self.name, index)
             if self._spec.service == "load-balancer":
-                self._reached.append(endpoint_at(self._find_balancer(name)))
+                host = self._find_balancer(name, deadline)
+                self._reached.append(endpoint_at(host))
             else:
                 self._reached.append(self._forward(name))
         new = self._reached[len(self._endpoints) :]
@@ -247,9 +257,9 @@ class TritonService:
         self._forwarders.append(made)
         return Endpoint(**made.addresses)
 
-    def _find_balancer(self, name: str) -> str:
-        status = self._access.get(SERVICE, name)["status"]
-        (first, *_) = status["loadBalancer"]["ingress"]
+    def _find_balancer(self, name: str, deadline: float) -> str:
+        found = self._insist(lambda: self._access.get(SERVICE, name), deadline)
+        (first, *_) = found["status"]["loadBalancer"]["ingress"]
         return str(first.get("ip") or first["hostname"])
 
     def _test(self, endpoint: Endpoint, deadline: float, stop: Event) -> None:
@@ -270,7 +280,11 @@ class TritonService:
     def _tell_all(self, model: str, verb: str, timeout: float) -> None:
         path = f"/v2/repository/models/{quote(model, '')}/{verb}"
         failed = on_each(
-            zip(self._names(range(self.replicas)), self._reached, strict=True),
+            zip(
+                self._names(range(self.replicas)),
+                self._reached[: self.replicas],
+                strict=True,
+            ),
             lambda e, _: _inference.ask(e.http, path, b"{}", timeout=timeout),
         )
         if failed:
@@ -283,38 +297,79 @@ class TritonService:
 
     def _grow(self, before: int, replicas: int, deadline: float) -> None:
         if self._spec.service == "load-balancer":
-            found = self._access.get(SERVICE, self.name)["metadata"]
-            stamp = Stamp.read(found["labels"])
-            if stamp is None:
-                raise NotThere(f"{self.key} has lost its labels")
-            for each in manifests.balancers(
-                self._spec, stamp, found["uid"], range(before, replicas)
-            ):
-                self._cloud.ensure(each, found["uid"])
-        self._access.scale(STATEFUL_SET, self.name, replicas)
+            self._insist(
+                lambda: self._add_balancers(range(before, replicas)), deadline
+            )
+        self._resize(replicas, deadline)
         self._wait(deadline)
         self._add(range(before, replicas), deadline)
 
+    def _add_balancers(self, indices: Iterable[int]) -> None:
+        head = self._access.get(SERVICE, self.name)["metadata"]
+        stamp = Stamp.read(head["labels"])
+        if stamp is None:
+            raise NotThere(f"{self.key} has lost its labels")
+        for each in manifests.balancers(
+            self._spec, stamp, head["uid"], indices
+        ):
+            self._cloud.ensure(each, head["uid"])
+
     def _undo(self, before: int, wanted: int, error: BaseException) -> None:
+        self._forget(before)
         try:
             self._shrink(wanted, before, self._clock.now() + _UNDOING)
         except Exception as trouble:  # noqa: BLE001 - the first one counts
             error.add_note(f"and afterwards: {trouble}")
 
-    def _drain(self, replicas: int, seconds: float) -> None:
-        """Keep clients away from those that have to go, and let them end."""
+    def _find_size(self, deadline: float) -> int:
+        """Ask the cluster how many there are: a change may have failed."""
+        try:
+            found = self._insist(
+                lambda: self._access.get(STATEFUL_SET, self.name), deadline
+            )
+        except NotThere as error:
+            raise ResourceFailed(f"somebody has deleted {self.key}") from error
+        return int(found["spec"]["replicas"])
+
+    def _drain(
+        self, replicas: int, there: int, seconds: float, deadline: float
+    ) -> None:
+        """Keep clients away from those that have to go, and let them end.
+
+        If that fails, they are as they were.
+        """
         going = self._reached[replicas:]
-        names = self._names(range(replicas, self.replicas))
+        hidden = self._endpoints[replicas:]
+        names = self._names(range(replicas, there))
         del self._endpoints[replicas:]
-        for name in names:
-            change = {"metadata": {"labels": {manifests.SERVING: "no"}}}
+        try:
+            self._mark(names, "no", deadline)
+            until = self._clock.now() + seconds
+            on_each(
+                zip(names, going, strict=False),
+                lambda e, stop: self._wait_idle(e, until, stop),
+            )
+            self._shrink(there, replicas, deadline)
+        except BaseException as error:
+            if len(self._reached) > replicas:
+                self._endpoints += hidden
+                self._unmark(names, error)
+            raise
+
+    def _unmark(self, names: Iterable[str], error: BaseException) -> None:
+        try:
+            self._mark(names, "yes", self._clock.now() + _UNDOING)
+        except Exception as trouble:  # noqa: BLE001 - the first one counts
+            error.add_note(f"and afterwards: {trouble}")
+
+    def _mark(self, pods: Iterable[str], is_it: str, deadline: float) -> None:
+        """Have balancers choose pods, or not."""
+        change = {"metadata": {"labels": {manifests.SERVING: is_it}}}
+        for pod in pods:
             with contextlib.suppress(NotThere):
-                self._access.patch(POD, name, change)
-        deadline = self._clock.now() + seconds
-        on_each(
-            zip(names, going, strict=True),
-            lambda e, stop: self._wait_idle(e, deadline, stop),
-        )
+                self._insist(
+                    partial(self._access.patch, POD, pod, change), deadline
+                )
 
     def _wait_idle(
         self, endpoint: Endpoint, deadline: float, stop: Event
@@ -330,14 +385,27 @@ class TritonService:
             self._clock.sleep(_QUIET)
 
     def _shrink(self, before: int, replicas: int, deadline: float) -> None:
+        self._resize(replicas, deadline)
+        self._forget(replicas)
+        if self._spec.service == "load-balancer":
+            self._insist(
+                lambda: self._remove_balancers(range(replicas, before)),
+                deadline,
+            )
+        self._wait(deadline)
+
+    def _resize(self, replicas: int, deadline: float) -> None:
+        self._insist(
+            lambda: self._access.scale(STATEFUL_SET, self.name, replicas),
+            deadline,
+        )
+
+    def _forget(self, replicas: int) -> None:
+        """Let go of what is not there any more."""
         del self._reached[replicas:], self._endpoints[replicas:]
         for each in self._forwarders[replicas:]:
             each.close()
         del self._forwarders[replicas:]
-        self._access.scale(STATEFUL_SET, self.name, replicas)
-        if self._spec.service == "load-balancer":
-            self._remove_balancers(range(replicas, before))
-        self._wait(deadline)
 
     def _remove_balancers(self, indices: Iterable[int]) -> None:
         """Delete those that are ours, and no stranger's of that name."""
@@ -351,7 +419,7 @@ class TritonService:
     def _wait(self, deadline: float) -> None:
         pauses = Pauses()
         while True:
-            found = self._cloud.find(self.key)
+            found = self._insist(lambda: self._cloud.find(self.key), deadline)
             if found is None or found.state is State.DELETING:
                 raise ResourceFailed(f"somebody has deleted {self.key}")
             if found.state is State.BROKEN:
@@ -362,6 +430,18 @@ class TritonService:
             if now >= deadline:
                 raise WaitTimeout(f"{self.key} is not ready: {found.reason}")
             self._clock.sleep(min(pauses(), deadline - now))
+
+    def _insist(self, ask: Callable[[], _T], deadline: float) -> _T:
+        """Ask, in spite of a cluster that does not answer for a while."""
+        pauses = Pauses()
+        while True:
+            try:
+                return ask()
+            except CloudUnavailable:
+                now = self._clock.now()
+                if now >= deadline:
+                    raise
+                self._clock.sleep(min(pauses(), deadline - now))
 
     def _names(self, indices: Iterable[int]) -> list[str]:
         return [manifests.replica_name(self.name, each) for each in indices]
