@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import os
+import resource
 import socket
 import threading
 import time
@@ -197,4 +199,25 @@ def test_silence_ends_no_connection_and_delays_nothing() -> None:
             while cluster.pings < before + 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+    wait_until_idle()
+
+
+def test_a_lack_of_files_is_lived_through() -> None:
+    with (
+        Forwarder(Pod, {"http": 80}) as forwarder,
+        socket.socket() as client,
+    ):
+        client.settimeout(5)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = os.dup(0)  # the next number that is free, which accept needs
+        os.close(used)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used, most[1]))
+        try:
+            host, port = forwarder.addresses["http"].split(":")
+            client.connect((host, int(port)))
+            time.sleep(0.3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
     wait_until_idle()

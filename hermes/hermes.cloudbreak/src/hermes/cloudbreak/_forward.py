@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 # Seconds of silence after which we show that we are there: what lies between
 # drops connections that say nothing.
 _SILENCE = 30.0
+# Seconds until a connection that cannot be accepted is tried again.
+_PAUSE = 0.2
 _PIECE = 1 << 16
 _DATA = 0
 # Kinds of messages: the end, and ping and pong.
@@ -50,7 +52,7 @@ class Forwarder:
         self._silence = silence
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self._is_closed = False
+        self._closing = threading.Event()
         self._woken, self._wake = socket.socketpair()
         self._listeners = {
             name: socket.create_server(("127.0.0.1", 0)) for name in ports
@@ -79,9 +81,9 @@ class Forwarder:
     def close(self) -> None:
         """Close the ports, and what goes through them."""
         with self._lock:
-            if self._is_closed:
+            if self._closing.is_set():
                 return
-            self._is_closed = True
+            self._closing.set()
             for each in self._open:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
@@ -89,24 +91,41 @@ class Forwarder:
         self._thread.join()
 
     def _accept(self) -> None:
+        poll = select.poll()
+        by_number = {each.fileno(): each for each in self._targets}
+        for number in (self._woken.fileno(), *by_number):
+            poll.register(number, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self._woken, *self._targets], [], [])
-            if self._woken in ready:
+            ready = {number for number, _ in poll.poll()}
+            if self._woken.fileno() in ready:
                 break
-            for listener in ready:
-                local, _ = listener.accept()
-                threading.Thread(
-                    target=self._carry,
-                    args=(local, self._targets[listener]),
-                    name="hermes-forward",
-                    daemon=True,
-                ).start()
+            for number in ready:
+                listener = by_number[number]
+                try:
+                    self._start(listener)
+                except (OSError, RuntimeError) as error:
+                    # No file or no thread is left for now; who connects waits.
+                    _log.warning("not forwarded yet: %s", error)
+                    self._closing.wait(_PAUSE)
         for each in (self._woken, *self._targets):
             each.close()
 
+    def _start(self, listener: socket.socket) -> None:
+        local, _ = listener.accept()
+        try:
+            threading.Thread(
+                target=self._carry,
+                args=(local, self._targets[listener]),
+                name="hermes-forward",
+                daemon=True,
+            ).start()
+        except RuntimeError:
+            local.close()
+            raise
+
     def _carry(self, local: socket.socket, port: int) -> None:
         with self._lock:
-            if self._is_closed:
+            if self._closing.is_set():
                 local.close()
                 return
             self._open.add(local)
