@@ -16,7 +16,7 @@ import pytest
 import websocket
 
 from hermes.cloudbreak._forward import Forwarder
-from hermes.cloudbreak.errors import CloudUnavailable
+from hermes.cloudbreak.errors import CloudUnavailable, Refused
 
 
 class Pod:
@@ -220,4 +220,24 @@ def test_a_lack_of_files_is_lived_through() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, most)
         client.sendall(b"x")
         assert client.recv(1) == b"x"
+    wait_until_idle()
+
+
+def test_why_a_connection_is_refused_is_known_when_it_ends() -> None:
+    answers = iter([Refused("403 no right"), Pod(80)])
+
+    def open_port(_port: int) -> Pod:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with Forwarder(open_port, {"http": 80}) as forwarder:
+        with connect(forwarder.addresses["http"]) as client:
+            assert client.recv(1) == b""
+        assert str(forwarder.refused) == "403 no right"
+        with connect(forwarder.addresses["http"]) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        assert forwarder.refused is None
     wait_until_idle()

@@ -606,3 +606,25 @@ def test_scaling_asks_again_where_there_is_no_answer(proxied, proxy) -> None:
         for call, replicas in zip(calls, (2, 1, 2), strict=True):
             assert scale_at_call(service, proxy, 503, call, replicas) > 1
             assert service.replicas == replicas
+
+
+def test_who_may_not_forward_ports_is_told_at_once(
+    proxied, access, proxy
+) -> None:
+    forward, asked = proxy.forward, []
+
+    def forbid(request, body):
+        if "portforward" not in request.path:
+            return forward(request, body)
+        asked.append(request.path)
+        return 403, '{"message": "no right to pods/portforward"}'
+
+    proxy.forward = forbid
+    begun = time.monotonic()
+    with pytest.raises(ResourceFailed, match="403 no right to pods/portfo"):
+        proxied.deploy_triton(
+            BUCKET, gpus=0, service="port-forward", timeout=60
+        )
+    assert time.monotonic() - begun < 30
+    assert len(asked) == 1
+    assert left(access) == []

@@ -60,6 +60,8 @@ def _kind(status: int, reason: object, message: str) -> type[CloudError]:
         return QuotaExceeded
     if status == 404:
         return NotThere
-    if status == 429 or status >= 500:
+    # A pod that is just being placed anew cannot be connected to.
+    is_waiting = status == 400 and "not have a host assigned" in message
+    if is_waiting or status == 429 or status >= 500:
         return CloudUnavailable
     return Refused

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from hermes.cloudbreak._kubernetes import WebSocket
-from hermes.cloudbreak.errors import CloudError
+from hermes.cloudbreak.errors import CloudError, Refused
 
 __all__ = ("Forwarder",)
 
@@ -40,6 +40,11 @@ class Forwarder:
         ports: Its ports, by name.
         silence: Seconds without a byte after which a connection is shown to
             be in use.
+
+    Attributes:
+        addresses: ``"host:port"`` of each port, by name.
+        refused: Why the last connection was refused for good, such as for a
+            lack of rights; None if it was not.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Forwarder:
     ) -> None:
         self._connect = connect
         self._silence = silence
+        self.refused: Refused | None = None
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._closing = threading.Event()
@@ -131,7 +137,7 @@ class Forwarder:
             self._open.add(local)
         try:
             with local:
-                remote = self._connect(port)
+                remote = self._reach(port)
                 with contextlib.closing(remote):
                     _pump(local, remote, self._silence)
         except CloudError as error:
@@ -142,6 +148,15 @@ class Forwarder:
         finally:
             with self._lock:
                 self._open.discard(local)
+
+    def _reach(self, port: int) -> WebSocket:
+        try:
+            remote = self._connect(port)
+        except Refused as error:
+            self.refused = error  # before the client sees the end
+            raise
+        self.refused = None
+        return remote
 
 
 def _pump(local: socket.socket, remote: WebSocket, silence: float) -> None:

@@ -149,10 +149,15 @@ class Connection:
         """Turn a request into a connection of messages."""
         used = self._client
         try:
-            return self._open(used, path)
-        except Refused:
-            # 401 among others, which the second attempt tells apart.
+            try:
+                return self._open(used, path)
+            except websocket.WebSocketBadStatusException as error:
+                if error.status_code != 401:
+                    raise
             return self._open(self._renew(used), path)
+        except websocket.WebSocketBadStatusException as error:
+            answer = Answer(error.status_code, error.resp_body or b"")
+            raise translate(answer, f"GET {path}") from None
 
     def _respond(
         self,
@@ -215,9 +220,8 @@ class Connection:
                 http_proxy_host=proxy.hostname,
                 http_proxy_port=proxy.port,
             )
-        except websocket.WebSocketBadStatusException as error:
-            answer = Answer(error.status_code, error.resp_body or b"")
-            raise translate(answer, f"GET {path}") from None
+        except websocket.WebSocketBadStatusException:
+            raise  # an answer
         except (OSError, websocket.WebSocketException) as error:
             raise CloudUnavailable(f"GET {path}: {error}") from error
         return cast("WebSocket", opened)

@@ -27,6 +27,7 @@ from hermes.cloudbreak.errors import (
     CloudUnavailable,
     InvalidSpec,
     NotThere,
+    Refused,
     ReplicasFailed,
     ResourceFailed,
     WaitTimeout,
@@ -268,6 +269,8 @@ class TritonService:
             try:
                 self._ready(endpoint)
             except OSError as error:
+                if refused := self._find_refusal(endpoint):
+                    raise refused from error
                 now = self._clock.now()
                 if now >= deadline:
                     raise WaitTimeout(
@@ -276,6 +279,11 @@ class TritonService:
                 self._clock.sleep(min(pauses(), deadline - now))
             else:
                 return
+
+    def _find_refusal(self, endpoint: Endpoint) -> Refused | None:
+        """Tell why the cluster does not let us reach a server, ever."""
+        forwarded = zip(self._reached, self._forwarders, strict=False)
+        return next((f.refused for e, f in forwarded if e == endpoint), None)
 
     def _tell_all(self, model: str, verb: str, timeout: float) -> None:
         path = f"/v2/repository/models/{quote(model, '')}/{verb}"
