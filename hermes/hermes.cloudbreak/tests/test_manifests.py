@@ -137,10 +137,23 @@ def test_a_server_gets_what_is_asked_for() -> None:
         "--load-model=b",
         "--grpc-http2-min-recv-ping-interval-without-data=1000",
     ]
-    assert arguments[-2:] == ["--exit-timeout-secs=20", "--log-verbose=1"]
+    assert arguments[-3:] == [
+        "--strict-readiness=false",
+        "--exit-timeout-secs=20",
+        "--log-verbose=1",
+    ]
     assert made["env"][0] == {"name": "A", "value": "1"}
     reference = made["env"][1]["valueFrom"]["secretKeyRef"]
     assert reference == {"name": "keys", "key": "b"}
+
+
+@pytest.mark.parametrize(
+    "given", ["--strict-readiness=true", "--exit-timeout-secs=7"]
+)
+def test_what_is_given_for_a_server_counts(given) -> None:
+    arguments = container(server_args=(given,))["args"]
+    name = given.partition("=")[0]
+    assert [each for each in arguments if each.startswith(name)] == [given]
 
 
 def test_a_server_may_take_its_time_to_start_and_to_end() -> None:

@@ -254,8 +254,13 @@ def _arguments(spec: TritonSpec) -> list[str]:
         *(f"--load-model={model}" for model in spec.models),
         *_KEEPALIVE,
     ]
-    if not any(a.startswith("--exit-timeout-secs") for a in spec.server_args):
-        given.append(f"--exit-timeout-secs={spec.drain_seconds}")
+    ours = {
+        # Else one model that is loaded anew takes all servers from clients.
+        "--strict-readiness": "false",
+        "--exit-timeout-secs": str(spec.drain_seconds),
+    }
+    theirs = {each.partition("=")[0] for each in spec.server_args}
+    given += [f"{n}={value}" for n, value in ours.items() if n not in theirs]
     return [*given, *spec.server_args]
 
 
