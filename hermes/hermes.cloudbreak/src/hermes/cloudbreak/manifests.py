@@ -302,7 +302,8 @@ def _toleration(text: str) -> Manifest:
 
 def _ports() -> list[Manifest]:
     return [
-        {"name": name, "port": port, "targetPort": name}
+        # Server-side apply finds a port again by its number and its protocol.
+        {"name": name, "port": port, "protocol": "TCP", "targetPort": name}
         for name, port in PORTS.items()
     ]
 
