@@ -126,6 +126,23 @@ def test_a_container_that_fails_leaves_nothing(run: Run, shm: str) -> None:
     until(lambda: not (SHM / shm).exists())
 
 
+def test_a_container_that_reads_nothing_holds_nobody_up(
+    log: Log, shm: str
+) -> None:
+    command = Lifeline(
+        ["/bin/true"],
+        env=os.environ,
+        cwd=None,
+        output=log.file,
+        grace=1,
+        shm_prefix=shm,
+        outer=["/bin/false"],
+        handed={"LONG": "x" * 200_000},
+    )
+    assert ended(command) == 1
+    command.stop()
+
+
 def test_a_command_that_cannot_be_started_leaves_nothing(
     run: Run, shm: str
 ) -> None:

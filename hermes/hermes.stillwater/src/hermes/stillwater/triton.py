@@ -296,6 +296,7 @@ class _Answers:
                 if len(line) <= self._limit // 2:
                     self._room.notify_all()
         with self._room:
-            if not line:
+            # Not a line that has begun meanwhile.
+            if line is not None and not line:
                 self._lines.pop(key, None)
         return True

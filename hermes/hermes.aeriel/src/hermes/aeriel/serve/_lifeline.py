@@ -169,12 +169,17 @@ class Lifeline:
                     start_new_session=True,
                 )
                 _children.add(self._shell)
-                self._hand(handed or {})
             except BaseException:
                 self._let_go()
                 raise
             finally:
                 os.close(reader)
+        # Now that only the shell reads: where it has ended, nobody does.
+        try:
+            self._hand(handed or {})
+        except BaseException:
+            self._let_go()
+            raise
 
     @property
     def pid(self) -> int:
