@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import compute_server
 import pytest
+from google.auth.credentials import AnonymousCredentials
 from google.oauth2.credentials import Credentials
 
 from hermes.cloudbreak import errors
@@ -358,3 +359,39 @@ def test_wrong_descriptions_are_refused_before_anything_is_sent(
 ) -> None:
     with pytest.raises(errors.InvalidSpec, match=message):
         VMDescription(**{"name": "swarm", "zones": ZONES, **options})
+
+
+def test_machines_of_others_are_not_deleted_with_ours(
+    compute: compute_server.Compute,
+    cloud: ComputeCloud,
+    reconciler: Reconciler,
+    fake_clock: FakeClock,
+) -> None:
+    """Names are unique in a zone only, and anybody may use such a name."""
+    reconciler.bring_up([SPEC], 600)
+    with ComputeCloud(
+        "project",
+        AnonymousCredentials(),
+        endpoint=compute.endpoint,
+        clock=fake_clock.clock,
+    ) as theirs:
+        theirs.find = lambda _key: None  # it looked before ours were there
+        deadline = int(fake_clock.clock.today()) + 7200
+        elsewhere = replace(SPEC, zones=("europe-west4-a",))
+        theirs.create(elsewhere, Stamp("bob", "other", deadline))
+    fake_clock.advance(60)
+    assert len(compute.names) == 2 * SPEC.num_vms
+    with (
+        ComputeCloud(
+            "project",
+            AnonymousCredentials(),
+            endpoint=compute.endpoint,
+            clock=fake_clock.clock,
+        ) as anybodys,
+        pytest.raises(errors.Refused, match="is there 2 times"),
+    ):
+        anybodys.delete(KEY)
+    reconciler.take_down([KEY])
+    assert len(compute.names) == SPEC.num_vms
+    (found,) = cloud.observe()
+    assert found.labels["hermes-owner"] == "bob"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import json
 import queue
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from hermes.cloudbreak.errors import (
     NotThere,
     QuotaExceeded,
     Refused,
+    StockOut,
 )
 
 try:
@@ -39,6 +41,14 @@ __all__ = ("ComputeAPI",)
 _LIMIT, _PAGE = 60.0, 500
 _RATE = {"rateLimitExceeded", "userRateLimitExceeded"}
 _BUSY = {"resourceNotReady", "resourceInUseByAnotherResource"}
+_NONE_LEFT = {"insufficientCapacity", "ZONE_RESOURCE_POOL_EXHAUSTED"}
+_NO_ANSWER = (
+    OSError,
+    httplib2.HttpLib2Error,
+    http.client.HTTPException,  # such as an answer that is cut off
+    Error,
+    ValueError,
+)
 
 
 class ComputeAPI:
@@ -196,7 +206,7 @@ class ComputeAPI:
                 answer: dict[str, Any] = request.execute(http=http)
         except HttpError:
             raise
-        except (OSError, httplib2.HttpLib2Error, Error, ValueError) as error:
+        except _NO_ANSWER as error:
             raise CloudUnavailable(
                 f"no answer from Compute Engine ({_name(error)}); nobody "
                 f"knows whether {request.methodId} was done"
@@ -244,6 +254,8 @@ def _translate(error: HttpError) -> CloudError:
     status = int(error.status_code)
     reasons, said = _read(error)
     text = f"Compute Engine answers {status}: {said}"
+    if reasons & _NONE_LEFT:
+        return StockOut(text)
     if status == 429 or status >= 500 or reasons & _RATE:
         return CloudUnavailable(text)
     if "quotaExceeded" in reasons:

@@ -104,6 +104,8 @@ class ComputeCloud:
         self._clock = clock or Clock()
         self._lock = threading.Lock()
         self._orders: dict[Key, _Order] = {}
+        # Owner and run of what was asked for here.
+        self._ours: dict[Key, tuple[str, str]] = {}
         self._request_ids: dict[tuple[Key, str], str] = {}
 
     def __repr__(self) -> str:
@@ -159,6 +161,7 @@ class ComputeCloud:
         if self.find(spec.key) is not None:
             raise AlreadyThere(f"{spec.key} already exists")
         today, zone = self._clock.today(), spec.zones[0]
+        self._ours[spec.key] = (stamp.owner, stamp.run)
         labels = labels_of(spec, stamp, today)
         body = bulk_body(spec, stamp, labels, today)
         # The same again where no answer came: Google then does it once.
@@ -186,13 +189,31 @@ class ComputeCloud:
             order = self._orders.get(key)
             if order is not None and order.failure is not None:
                 del self._orders[key]
-        instances = self.instances(key)
+        instances = self._choose(key, self.instances(key))
         if not instances and order is None:
             raise NotThere(f"{key} does not exist")
         doomed = [i for i in instances if i["status"] not in _ENDING]
         with ThreadPoolExecutor(_AT_ONCE, "hermes-delete") as pool:
             for future in [pool.submit(self._end, each) for each in doomed]:
                 future.result()
+
+    def _choose(
+        self, key: Key, instances: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Choose one run's swarm; others may have machines of such names."""
+        runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for each in instances:
+            labels = each.get("labels", {})
+            if labels.get(SWARM) == key.name and OWNER in labels:
+                runs[labels[OWNER], labels.get(RUN, "")].append(each)
+        if (ours := self._ours.get(key)) is not None:
+            return runs.get(ours, [])
+        if len(runs) > 1:
+            raise Refused(
+                f"{key} is there {len(runs)} times, of {sorted(runs)}: it "
+                "takes the program that created one to delete it"
+            )
+        return next(iter(runs.values()), [])
 
     def guest_attributes(
         self, instance: Mapping[str, Any], namespace: str
