@@ -60,12 +60,13 @@ def run(
         )
     except (CloudbreakError, ImportError, OSError) as error:
         _fail(str(error))
-        for note in getattr(error, "__notes__", ()):
-            _fail(note)
+        _tell_notes(error)
         return 1
     except typer.Exit as error:
         return int(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        _tell_notes(error)
+        _tell_notes(error.__cause__ or error.__context__)
         return 128 + signal.SIGINT
     except Exception as error:
         # click's own, which typer brings under another name
@@ -343,6 +344,12 @@ def _report(waited: Mapping[Key, str]) -> None:
 
 def _say(text: str) -> None:
     typer.echo(text)
+
+
+def _tell_notes(error: BaseException | None) -> None:
+    """Tell such as what could not be deleted after it, and costs money."""
+    for note in getattr(error, "__notes__", ()):
+        _fail(note)
 
 
 def _fail(text: str) -> None:
