@@ -81,6 +81,7 @@ class _Link:
     def __init__(self, control: Connection) -> None:
         self._control = control
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._on_stop: list[Callable[[], None]] = []
         self._has_failed = False
         self.stopping = threading.Event()
@@ -92,6 +93,7 @@ class _Link:
 
     def _leave(self) -> None:
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._control.close()
 
     def on_stop(self, call: Callable[[], None]) -> None:
@@ -121,10 +123,12 @@ class _Link:
 
     def tell_error(self, error: BaseException) -> None:
         """Send an error with its traceback; only the first one counts."""
-        with self._lock:
-            is_first, self._has_failed = not self._has_failed, True
-        if is_first:
-            self.tell("error", pack_error(error))
+        # Whoever comes second goes on, and perhaps ends the process, only when
+        # the first one was sent.
+        with self._telling:
+            if not self._has_failed:
+                self._has_failed = True
+                self.tell("error", pack_error(error))
 
 
 class _LogHandler(logging.handlers.QueueHandler):
