@@ -141,45 +141,41 @@ class Lifeline:
         self._owner = os.getpid()
         self._deadline = grace + _MARGIN
         shell = ["/bin/bash", "-c", _LIFELINE, "_", str(grace)]
-        with _starting, _pipe() as (found_closed, held):
-            self._tidier = subprocess.Popen(
-                ["/bin/bash", "-c", _TIDY, "_", shm_prefix],
-                stdin=found_closed,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={"PATH": os.defpath},
-                start_new_session=True,
-            )
-            _children.add(self._tidier)
-            reader, self._line = _line()
-            # Before there is a shell: nobody but us may hold its line, for
-            # `subprocess` keeps its own end of what was interrupted.
-            self._let_go = weakref.finalize(
-                self, _let_go, self._line, hold(shm_prefix)
-            )
-            try:
-                self._shell = subprocess.Popen(
-                    [*outer, *shell, *argv],
-                    stdin=reader,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=dict(env),
-                    cwd=cwd,
-                    pass_fds=(*pass_fds, held),
+        with contextlib.ExitStack() as undo:
+            with _starting, _pipe() as (found_closed, held):
+                self._tidier = subprocess.Popen(
+                    ["/bin/bash", "-c", _TIDY, "_", shm_prefix],
+                    stdin=found_closed,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={"PATH": os.defpath},
                     start_new_session=True,
                 )
+                _children.add(self._tidier)
+                reader, self._line = _line()
+                # Before there is a shell: nobody but us may hold its line, for
+                # `subprocess` keeps its own end of what was interrupted.
+                self._let_go = weakref.finalize(
+                    self, _let_go, self._line, hold(shm_prefix)
+                )
+                undo.callback(self._let_go)
+                try:
+                    self._shell = subprocess.Popen(
+                        [*outer, *shell, *argv],
+                        stdin=reader,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        env=dict(env),
+                        cwd=cwd,
+                        pass_fds=(*pass_fds, held),
+                        start_new_session=True,
+                    )
+                finally:
+                    os.close(reader)
                 _children.add(self._shell)
-            except BaseException:
-                self._let_go()
-                raise
-            finally:
-                os.close(reader)
-        # Now that only the shell reads: where it has ended, nobody does.
-        try:
+            # Now that only the shell reads: where it has ended, nobody does.
             self._hand(handed or {})
-        except BaseException:
-            self._let_go()
-            raise
+            undo.pop_all()
 
     @property
     def pid(self) -> int:
