@@ -324,13 +324,13 @@ class _Work:
             found = packages[0]
         self._pass_on(group, found)
 
-    def _send(self, group: int, package: Any) -> None:
-        if package is not None:
-            self._pass_on(group, package)
+    def _send(self, group: int, package: Any, *, wait: bool = True) -> bool:
+        return package is None or self._pass_on(group, package, wait=wait)
 
-    def _pass_on(self, group: int, package: Any) -> None:
-        self._outlet.send(group, package)
+    def _pass_on(self, group: int, package: Any, *, wait: bool = True) -> bool:
+        was_sent = self._outlet.send(group, package, wait=wait)
         self._row[SENT] = self._outlet.num_sent
+        return was_sent
 
     def _emit(self, package: Any, wait: bool) -> bool:
         if self._stage.workers > 1:
@@ -339,11 +339,7 @@ class _Work:
                 " emit() keeps no order among them; use one"
             )
             raise InvalidPipeline(msg)
-        if package is None:
-            return True
-        was_sent = self._outlet.send(0, package, wait=wait)
-        self._row[SENT] = self._outlet.num_sent
-        return was_sent
+        return self._send(0, package, wait=wait)
 
     def _fail(self, error: BaseException) -> None:
         self._link.tell_error(error)

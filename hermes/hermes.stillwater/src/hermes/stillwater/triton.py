@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -261,9 +262,8 @@ class _Answers:
         was_given = False
         if self._giving.acquire(blocking=False):
             try:
-                was_given = self._give(key, wait=False)
-            except Exception:  # noqa: BLE001 - the thread fails of it, too
-                was_given = False
+                with contextlib.suppress(Exception):  # the thread meets it too
+                    was_given = self._give(key, wait=False)
             finally:
                 self._giving.release()
         # The thread waits for the last answer, whoever gives it.
