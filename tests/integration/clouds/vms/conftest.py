@@ -80,14 +80,20 @@ def compute(fake_clock: FakeClock) -> Iterator[compute_server.Compute]:
 
 
 @pytest.fixture
-def cloud(
+def reach(
     compute: compute_server.Compute, fake_clock: FakeClock
-) -> Iterator[ComputeCloud]:
-    """It, as it is called."""
-    with ComputeCloud(
+) -> Callable[[], ComputeCloud]:
+    """Reach it, as a program does that knows of no other."""
+    return lambda: ComputeCloud(
         "project",
         AnonymousCredentials(),
         endpoint=compute.endpoint,
         clock=fake_clock.clock,
-    ) as made:
+    )
+
+
+@pytest.fixture
+def cloud(reach: Callable[[], ComputeCloud]) -> Iterator[ComputeCloud]:
+    """It, as it is called."""
+    with reach() as made:
         yield made

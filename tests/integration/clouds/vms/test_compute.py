@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import compute_server
@@ -254,8 +255,6 @@ def test_a_zone_that_does_not_answer_is_not_taken_for_empty(
 
 
 def test_nobody_there_is_unavailable() -> None:
-    from google.auth.credentials import AnonymousCredentials
-
     with ComputeCloud(
         "project", AnonymousCredentials(), endpoint="http://127.0.0.1:9/c/"
     ) as cloud:
@@ -364,17 +363,13 @@ def test_wrong_descriptions_are_refused_before_anything_is_sent(
 def test_machines_of_others_are_not_deleted_with_ours(
     compute: compute_server.Compute,
     cloud: ComputeCloud,
+    reach: Callable[[], ComputeCloud],
     reconciler: Reconciler,
     fake_clock: FakeClock,
 ) -> None:
     """Names are unique in a zone only, and anybody may use such a name."""
     reconciler.bring_up([SPEC], 600)
-    with ComputeCloud(
-        "project",
-        AnonymousCredentials(),
-        endpoint=compute.endpoint,
-        clock=fake_clock.clock,
-    ) as theirs:
+    with reach() as theirs:
         theirs.find = lambda _key: None  # it looked before ours were there
         deadline = int(fake_clock.clock.today()) + 7200
         elsewhere = replace(SPEC, zones=("europe-west4-a",))
@@ -382,12 +377,7 @@ def test_machines_of_others_are_not_deleted_with_ours(
     fake_clock.advance(60)
     assert len(compute.names) == 2 * SPEC.num_vms
     with (
-        ComputeCloud(
-            "project",
-            AnonymousCredentials(),
-            endpoint=compute.endpoint,
-            clock=fake_clock.clock,
-        ) as anybodys,
+        reach() as anybodys,
         pytest.raises(errors.Refused, match="is there 2 times"),
     ):
         anybodys.delete(KEY)

@@ -173,11 +173,8 @@ class Deployments:
         except NotThere as error:
             raise CloudUnavailable(f"{spec.key} has just gone") from error
         meta = head["metadata"]
-        found = Stamp.read(meta.get("labels") or {})
         # The same run may have another deadline, when it is started again.
-        is_ours = found is not None and (
-            (found.owner, found.run) == (stamp.owner, stamp.run)
-        )
+        is_ours = stamp.is_on(meta.get("labels") or {})
         if is_ours and _is_head(head) and "deletionTimestamp" not in meta:
             try:
                 self._access.get(STATEFUL_SET, spec.name)

@@ -271,12 +271,10 @@ class TritonService:
             except OSError as error:
                 if refused := self._find_refusal(endpoint):
                     raise refused from error
-                now = self._clock.now()
-                if now >= deadline:
+                if not pauses.wait(self._clock, deadline):
                     raise WaitTimeout(
                         f"{self.key} does not infer: {error}"
                     ) from error
-                self._clock.sleep(min(pauses(), deadline - now))
             else:
                 return
 
@@ -434,10 +432,8 @@ class TritonService:
                 raise ResourceFailed(f"{self.key}: {found.reason}")
             if found.state is State.READY:
                 return
-            now = self._clock.now()
-            if now >= deadline:
+            if not pauses.wait(self._clock, deadline):
                 raise WaitTimeout(f"{self.key} is not ready: {found.reason}")
-            self._clock.sleep(min(pauses(), deadline - now))
 
     def _insist(self, ask: Callable[[], _T], deadline: float) -> _T:
         """Ask, in spite of a cluster that does not answer for a while."""
@@ -446,10 +442,8 @@ class TritonService:
             try:
                 return ask()
             except CloudUnavailable:
-                now = self._clock.now()
-                if now >= deadline:
+                if not pauses.wait(self._clock, deadline):
                     raise
-                self._clock.sleep(min(pauses(), deadline - now))
 
     def _names(self, indices: Iterable[int]) -> list[str]:
         return [manifests.replica_name(self.name, each) for each in indices]

@@ -72,6 +72,13 @@ class Stamp:
             DEADLINE: str(int(self.deadline)),
         }
 
+    def is_on(self, labels: Mapping[str, str]) -> bool:
+        """Tell whether labels are of the same run, whatever its deadline."""
+        found = self.read(labels)
+        if found is None:
+            return False
+        return (found.owner, found.run) == (self.owner, self.run)
+
     @classmethod
     def read(cls, labels: Mapping[str, str]) -> Stamp | None:
         """Read labels; None where they are not ours."""

@@ -173,20 +173,18 @@ class Reconciler:
         deadline, pauses = self._clock.now() + timeout, Pauses()
         while True:
             trouble = self._step(_deletes)
-            now = self._clock.now()
             left: Mapping[Key, str] = leftovers(
-                self._plan, self._requested, self._observed, now
+                self._plan, self._requested, self._observed, self._clock.now()
             )
             if not left and not trouble:
                 break
             self._tell(left, pauses)
-            if now >= deadline:
+            if not pauses.wait(self._clock, deadline):
                 why = f"; {trouble[0]}" if trouble else ""
                 raise StillThere(
                     f"after {timeout:g} s still there: {_list(left)}{why}. "
                     "Delete them by hand, or with `hermes-cloud reap`"
                 )
-            self._clock.sleep(min(pauses(), deadline - now))
         for key in unwanted:
             self._requested.pop(key, None)
             self._adopted.discard(key)
@@ -203,12 +201,10 @@ class Reconciler:
             if not waited and not trouble:
                 return
             self._tell(waited, pauses)
-            now = self._clock.now()
-            if now >= deadline:
+            if not pauses.wait(self._clock, deadline):
                 raise WaitTimeout(
                     f"after {timeout:g} s not ready: {_list(waited)}"
                 ) from (trouble[0] if trouble else None)
-            self._clock.sleep(min(pauses(), deadline - now))
 
     def _step(
         self, choose: Callable[[list[Action]], list[Action]]
@@ -362,10 +358,8 @@ class Reconciler:
         self._stuck.discard(key)
 
     def _has_stamp(self, observed: Observed) -> bool:
-        found, stamp = Stamp.read(observed.labels), self._stamp
-        if found is None or stamp is None:
-            return False
-        return (found.owner, found.run) == (stamp.owner, stamp.run)
+        stamp = self._stamp
+        return stamp is not None and stamp.is_on(observed.labels)
 
     def _tell(self, waited: Mapping[Key, str], pauses: Pauses) -> None:
         if waited != self._told:

@@ -38,6 +38,14 @@ class Pauses:
         self._next = min(_LONGEST_PAUSE, pause * _GROWTH)
         return pause
 
+    def wait(self, clock: Clock, deadline: float) -> bool:
+        """Let the next pause pass, or what is left; tell if anything was."""
+        left = deadline - clock.now()
+        if left <= 0:
+            return False
+        clock.sleep(min(self(), left))
+        return True
+
     def reset(self) -> None:
         """Something has changed: ask often again."""
         self._next = _FIRST_PAUSE

@@ -125,13 +125,9 @@ class ComputeCloud:
         """See `Cloud.observe`."""
         # First: what is over by now has its machines in the list.
         orders = self._look_at_orders()
-        swarms: dict[tuple[str, ...], list[Any]] = defaultdict(list)
-        for each in self._api.list_instances(stamped_filter(owner)):
-            labels = each["labels"]
-            whose = (labels[SWARM], labels.get(OWNER), labels.get(RUN))
-            swarms[whose].append(each)
+        listed = self._api.list_instances(stamped_filter(owner))
         found = []
-        for (name, *_), instances in swarms.items():
+        for (name, *_), instances in _by_run(listed).items():
             key = Key(Kind.VM, name)
             order = orders.pop(key, None)
             found.append(_combine(key, instances, order))
@@ -201,11 +197,11 @@ class ComputeCloud:
         self, key: Key, instances: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """Choose one run's swarm; others may have machines of such names."""
-        runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        for each in instances:
-            labels = each.get("labels", {})
-            if labels.get(SWARM) == key.name and OWNER in labels:
-                runs[labels[OWNER], labels.get(RUN, "")].append(each)
+        runs = {
+            (owner, run): machines
+            for (name, owner, run), machines in _by_run(instances).items()
+            if name == key.name
+        }
         if (ours := self._ours.get(key)) is not None:
             return runs.get(ours, [])
         if len(runs) > 1:
@@ -272,6 +268,19 @@ class ComputeCloud:
             return order
         failure = why_failed(found, order.spec, order.zone)
         return replace(order, failure=failure) if failure else None
+
+
+def _by_run(
+    instances: Iterable[dict[str, Any]],
+) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Sort machines by swarm, owner and run; without strangers' machines."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for each in instances:
+        labels = each.get("labels", {})
+        if SWARM in labels and OWNER in labels:
+            whose = labels[SWARM], labels[OWNER], labels.get(RUN, "")
+            found[whose].append(each)
+    return found
 
 
 def _combine(

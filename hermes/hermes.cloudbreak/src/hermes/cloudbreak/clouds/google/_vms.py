@@ -167,14 +167,12 @@ class VMManager:
             missing = [name for name in spec.vm_names if name not in hosts]
             if not missing:
                 return [hosts[name] for name in spec.vm_names]
-            now = self._clock.now()
-            if now >= deadline:
+            if not pauses.wait(self._clock, deadline):
                 raise WaitTimeout(
                     f"after {self._timeout:g} s {len(missing)} of "
                     f"{spec.num_vms} machines are not set up, such as "
                     f"{missing[0]}: look at `hermes-cloud logs`"
                 )
-            self._clock.sleep(min(pauses(), deadline - now))
 
     def _look_after(self, spec: VMDescription) -> list[dict[str, Any]]:
         """List the machines; they may be taken away while they boot."""
