@@ -84,7 +84,7 @@ def _without_config(entry: Entry) -> Found | None:
     config = _blank(entry.name)
     known = [_PLATFORMS[name] for name in artifacts if name in _PLATFORMS]
     if known:
-        config.platform = known[0].value
+        config.execute_on(known[0])
     return Found(config)
 
 

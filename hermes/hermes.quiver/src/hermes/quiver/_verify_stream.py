@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from hermes.quiver.errors import (
     UnsupportedExport,
     VerificationFailed,
 )
-from hermes.quiver.exporters._types import Arrays
+from hermes.quiver.exporters._types import Arrays, Session
 from hermes.quiver.platforms import Platform
 from hermes.quiver.streaming._parameters import (
     Memory,
@@ -36,7 +36,6 @@ __all__ = ("OutputReport", "StreamReport", "can_run", "verify_stream")
 # most: long streams of large networks would make every export slow.
 _MAX_UPDATES = 40
 
-Session = Callable[[Sequence[str], Arrays], list[npt.NDArray[Any]]]
 OpenSession = Callable[[bytes], Session]
 Load = Callable[["Model", int | None], Session]
 

@@ -45,9 +45,15 @@ class ModelConfig(Scheduling):
     _write: Callable[[], None] | None
 
     def __init__(self, name: str, platform: Platform) -> None:
-        self._adopt(
-            model_config_pb2.ModelConfig(name=name, platform=platform.value)
-        )
+        self._adopt(model_config_pb2.ModelConfig(name=name))
+        self.execute_on(platform)
+
+    def execute_on(self, platform: Platform) -> None:
+        """Say what executes the model."""
+        # Python models have a backend, and no platform.
+        is_backend = platform is Platform.PYTHON
+        self._message.platform = "" if is_backend else platform.value
+        self._message.backend = platform.value if is_backend else ""
 
     def _adopt(
         self, message: Any, write: Callable[[], None] | None = None

@@ -22,6 +22,7 @@ from hermes.quiver.errors import (
     UnsupportedExport,
 )
 from hermes.quiver.models import ExposedTensor, Model
+from hermes.quiver.platforms import Platform
 from hermes.quiver.streaming import (
     _averager,
     _inputs,
@@ -337,7 +338,8 @@ class Ensemble(Model):
         if verify is not False:
             self._verify(config, required=verify is True)
         self._keep_order(config)
-        return self._publish(version, b"", config, force=force)
+        files = {Platform.ENSEMBLE.filename: b""}
+        return self._publish(version, files, config, force=force)
 
     def verify_stream(
         self, data: Mapping[str, npt.ArrayLike] | None = None

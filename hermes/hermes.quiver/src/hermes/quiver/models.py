@@ -226,32 +226,28 @@ class Model:
             input_names=input_names,
             output_names=output_names,
             declared={name: t.shape for name, t in self.inputs.items()},
+            max_batch_size=self.config.max_batch_size,
+            verify=verify,
             options=exporter_options,
         )
-        artifact = exporters.export(
-            model_fn, self.platform, request, verify=verify
-        )
+        artifact = exporters.export(model_fn, self.platform, request)
         config = _declare(self.config, artifact)
-        return self._publish(version, artifact.content, config, force=force)
+        return self._publish(version, artifact.files, config, force=force)
 
     def _publish(
         self,
         version: int | None,
-        content: bytes,
+        files: Mapping[str, bytes],
         config: ModelConfig,
         *,
         force: bool = False,
     ) -> str:
         """Write a version; memory changes after the storage did."""
-        filename = Platform(self.platform).filename
         number = self._storage.publish(
-            self.name,
-            version,
-            {filename: content},
-            str(config),
-            replace=force,
+            self.name, version, files, str(config), replace=force
         )
         self.config = config
+        filename = Platform(self.platform).filename
         return self._storage.address(self.name, number, filename)
 
     def _check_version(

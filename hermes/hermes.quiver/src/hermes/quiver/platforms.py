@@ -8,10 +8,15 @@ __all__ = ("Platform",)
 class Platform(StrEnum):
     """The kind of artifact that a model of the repository holds.
 
-    The values are Triton's ``platform`` strings.
+    The values are Triton's ``platform`` strings; for Python models, which
+    have none, the name of the backend.
     """
 
     ONNX = "onnxruntime_onnx"
+    TORCHSCRIPT = "pytorch_libtorch"
+    TENSORRT = "tensorrt_plan"
+    SAVEDMODEL = "tensorflow_savedmodel"
+    PYTHON = "python"
     ENSEMBLE = "ensemble"
 
     @property
@@ -22,6 +27,10 @@ class Platform(StrEnum):
 
 _FILENAMES = {
     Platform.ONNX: "model.onnx",
+    Platform.TORCHSCRIPT: "model.pt",
+    Platform.TENSORRT: "model.plan",
+    Platform.SAVEDMODEL: "model.savedmodel",  # a directory
+    Platform.PYTHON: "model.py",
     # Triton wants a version directory of an ensemble too, and object stores
     # have no empty directories.
     Platform.ENSEMBLE: "model.empty",

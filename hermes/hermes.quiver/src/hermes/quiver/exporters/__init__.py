@@ -1,35 +1,36 @@
-"""From a network in memory to the bytes of an artifact.
+"""From a network in memory to the files of an artifact.
 
-One module per source framework, found through one table and imported only
-when it is needed. Each has a function
-``export(network, request) -> Artifact``; a new framework is one module and
-one row.
+One module per source framework. The table says which function of which takes
+a network to a platform; it is imported only when it is needed. Each is
+``to_PLATFORM(network, request) -> Artifact``; a new framework is one module
+and its rows.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 from hermes.quiver._extras import load, load_if_there
 from hermes.quiver.errors import UnsupportedExport
+from hermes.quiver.exporters._compare import compare
 from hermes.quiver.exporters._types import Artifact, Request, TensorInfo
 from hermes.quiver.platforms import Platform
 
 __all__ = ("Artifact", "Request", "TensorInfo", "export", "find")
 
-# (package that the network's class comes from, platform) -> module
+# (source, platform) -> module of this package, and its function. A source is
+# the package that the network's class, or one of its bases, comes from; or
+# "file", the address of one.
 _EXPORTERS = {
-    ("torch", Platform.ONNX): "hermes.quiver.exporters.torch",
-    ("onnx", Platform.ONNX): "hermes.quiver.exporters.onnx",
+    ("torch", Platform.ONNX): ("torch", "to_onnx"),
+    ("onnx", Platform.ONNX): ("onnx", "to_onnx"),
 }
 
 
 def export(
-    network: Any,
-    platform: Platform | str,
-    request: Request,
-    *,
-    verify: bool | None = None,
+    network: Any, platform: Platform | str, request: Request
 ) -> Artifact:
     """Export a network, and check the artifact against it.
 
@@ -37,7 +38,6 @@ def export(
         network: What to export.
         platform: What will execute the artifact.
         request: How to export it.
-        verify: See `Model.export_version`.
 
     Raises:
         UnsupportedExport: If the table has no row for it.
@@ -45,23 +45,28 @@ def export(
         InvalidInput: If the request does not fit the network.
         VerificationFailed: If artifact and network disagree.
     """
-    module = load(find(network, platform))
-    artifact: Artifact = module.export(network, request)
-    if verify is not False and artifact.reference is not None:
-        _verify(artifact, required=verify is True)
+    artifact = find(network, platform)(network, request)
+    if request.verify is not False and artifact.reference is not None:
+        _verify(artifact, request)
     return artifact
 
 
-def find(network: Any, platform: Platform | str) -> str:
-    """Name of the module that exports such a network to the platform.
+def find(
+    network: Any, platform: Platform | str
+) -> Callable[[Any, Request], Artifact]:
+    """The function that exports such a network to the platform.
 
     Raises:
         UnsupportedExport: If there is none.
+        MissingExtra: If its extra is not installed.
     """
-    packages = [c.__module__.split(".")[0] for c in type(network).__mro__]
-    for package in packages:
-        if (package, platform) in _EXPORTERS:
-            return _EXPORTERS[package, Platform(platform)]
+    for source in _sources(network):
+        if (source, platform) in _EXPORTERS:
+            module, function = _EXPORTERS[source, Platform(platform)]
+            found: Callable[[Any, Request], Artifact] = getattr(
+                load(f"{__name__}.{module}"), function
+            )
+            return found
     known = ", ".join(f"{p} -> {target.name}" for p, target in _EXPORTERS)
     target = getattr(platform, "name", platform)
     msg = (
@@ -71,7 +76,14 @@ def find(network: Any, platform: Platform | str) -> str:
     raise UnsupportedExport(msg)
 
 
-def _verify(artifact: Artifact, *, required: bool) -> None:
-    verify = load_if_there("hermes.quiver.verify", required=required)
-    if verify is not None:
-        verify.verify_artifact(artifact)
+def _sources(network: Any) -> list[str]:
+    if isinstance(network, str | os.PathLike):
+        return ["file"]
+    return [c.__module__.split(".")[0] for c in type(network).__mro__]
+
+
+def _verify(artifact: Artifact, request: Request) -> None:
+    runtime = load_if_there(artifact.runtime, required=request.verify is True)
+    if runtime is not None:
+        session = runtime.open_artifact(artifact.files)
+        compare(artifact, session, request.max_batch_size)

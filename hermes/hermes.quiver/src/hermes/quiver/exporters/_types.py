@@ -9,9 +9,11 @@ import numpy.typing as npt
 
 from hermes.quiver.config import Dims
 
-__all__ = ("Arrays", "Artifact", "Request", "TensorInfo")
+__all__ = ("Arrays", "Artifact", "Request", "Session", "TensorInfo")
 
 Arrays = dict[str, npt.NDArray[Any]]
+# Runs an artifact: names of outputs, and the inputs -> those outputs.
+Session = Callable[[Sequence[str], Arrays], list[npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Request:
     """How a network is to be exported; see `Model.export_version`.
 
     ``declared`` are the shapes of an earlier version's inputs: they hold
-    where neither ``shapes`` nor ``samples`` are given.
+    where neither ``shapes`` nor ``samples`` are given. ``max_batch_size`` is
+    the configuration's; 0 where nothing limits the batch.
     """
 
     shapes: Mapping[str, Dims] | Sequence[Dims] | None = None
@@ -29,6 +32,8 @@ class Request:
     input_names: Sequence[str] | None = None
     output_names: Sequence[str] | None = None
     declared: Mapping[str, Dims] = field(default_factory=dict)
+    max_batch_size: int = 0
+    verify: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -46,16 +51,19 @@ class Artifact:
     """The result of an export.
 
     Attributes:
-        content: Bytes of the file.
+        files: Content by name, inside the version's directory.
         inputs: What it takes.
         outputs: What it gives.
         samples: Inputs to compare it with the network on.
         reference: Computes the network's outputs, in their order; None if
             there is nothing to compare with.
+        runtime: Name of the module whose ``open_artifact(files)`` gives a
+            `Session` that runs it.
     """
 
-    content: bytes
+    files: Mapping[str, bytes]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     samples: Arrays = field(default_factory=dict)
     reference: Callable[[Arrays], list[npt.NDArray[Any]]] | None = None
+    runtime: str = "hermes.quiver.verify"

@@ -8,11 +8,12 @@ from google.protobuf.message import EncodeError
 from hermes.quiver import dtypes
 from hermes.quiver.errors import InvalidInput
 from hermes.quiver.exporters._types import Artifact, Request, TensorInfo
+from hermes.quiver.platforms import Platform
 
-__all__ = ("describe", "export")
+__all__ = ("describe", "to_onnx")
 
 
-def export(network: onnx.ModelProto, request: Request) -> Artifact:
+def to_onnx(network: onnx.ModelProto, request: Request) -> Artifact:
     """Take an ONNX graph as it is, after checking it.
 
     Raises:
@@ -51,7 +52,7 @@ def describe(network: onnx.ModelProto) -> Artifact:
     constants = {tensor.name for tensor in network.graph.initializer}
     inputs = [i for i in network.graph.input if i.name not in constants]
     return Artifact(
-        content=content,
+        files={Platform.ONNX.filename: content},
         inputs=tuple(map(_info, inputs)),
         outputs=tuple(map(_info, network.graph.output)),
     )

@@ -22,7 +22,7 @@ from hermes.quiver.errors import ExportFailed, InvalidInput
 from hermes.quiver.exporters._types import Arrays, Artifact, Request
 from hermes.quiver.exporters.onnx import describe
 
-__all__ = ("export",)
+__all__ = ("to_onnx",)
 
 _OPTIONS = {"opset_version"}
 # Dynamo takes an axis of size 0 or 1 for a constant, so that an example of a
@@ -50,7 +50,7 @@ class _Positional(torch.nn.Module):
         return self.network(**dict(zip(self.arguments, tensors, strict=True)))
 
 
-def export(network: torch.nn.Module, request: Request) -> Artifact:
+def to_onnx(network: torch.nn.Module, request: Request) -> Artifact:
     """Export a module in evaluation mode; it is left as it was.
 
     Raises:
@@ -68,7 +68,7 @@ def export(network: torch.nn.Module, request: Request) -> Artifact:
         positional = _Positional(network, arguments)
         outputs = _run(positional, samples, device)
         names = _output_names(request.output_names, len(outputs))
-        proto = _to_onnx(positional, samples, shapes, names, device, request)
+        proto = _graph_of(positional, samples, shapes, names, device, request)
     artifact = describe(proto)
     return dataclasses.replace(
         artifact,
@@ -77,7 +77,7 @@ def export(network: torch.nn.Module, request: Request) -> Artifact:
     )
 
 
-def _to_onnx(
+def _graph_of(
     positional: _Positional,
     samples: Arrays,
     shapes: Mapping[str, tuple[int | None, ...]],
