@@ -20,6 +20,7 @@ import numpy as np
 
 from hermes.stillwater import PipelineProcess
 from hermes.stillwater.channel import Receiver, Sender, open_channel
+from hermes.stillwater.series import NumpySink, Series
 
 
 class Count(PipelineProcess):
@@ -350,3 +351,37 @@ def eat(receiver: Receiver, number: int, delay: float) -> None:
     for _ in range(number):
         receiver.receive()
         time.sleep(delay)
+
+
+def give_one_piece() -> Iterator[Series]:
+    """Something for a sink, and soon afterwards a failure."""
+    times = np.arange(3.0)
+    yield Series("y", times[:, None], times, 1.0, ("H1", 0))
+    time.sleep(0.3)
+    raise ValueError("no more")
+
+
+class StuckSink(NumpySink):
+    """Cannot be asked to stop, and is killed."""
+
+    def process(self, package: Series) -> None:
+        super().process(package)
+        time.sleep(60)
+
+
+class KilledSink(NumpySink):
+    """Is killed in the middle of a file."""
+
+    def process(self, package: Series) -> None:
+        super().process(package)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Careless(PipelineProcess):
+    """Fails again when its killed process is cleaned up after."""
+
+    def process(self, _: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def cleanup(self) -> None:
+        raise ValueError("no more")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes.stillwater.errors import InvalidSeries, SinkUnwritable
+from hermes.stillwater import stage
+from hermes.stillwater.errors import InvalidSeries, SinkUnwritable, StageDied
 from hermes.stillwater.series import (
     ArraySource,
     Chunk,
@@ -30,6 +32,10 @@ from hermes.stillwater.series import (
     Series,
     StreamEnd,
 )
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import sample_stages as stages
 
 START = 1_400_000_000
 RATE = 16.0
@@ -291,6 +297,30 @@ def test_what_a_killed_writer_left_is_swept_by_the_next(tmp_path, sink, name):
     run(sink(path), [piece(0, 3)])
     alive.teardown()
     assert names(tmp_path) == sorted([name, other.name])
+
+
+@pytest.mark.parametrize("path", ["out[1].npz", "{stream}-{segment:03d}.npz"])
+@pytest.mark.parametrize(
+    ("sink", "error"),
+    [(stages.StuckSink, ValueError), (stages.KilledSink, StageDied)],
+)
+def test_a_killed_sink_of_a_pipeline_leaves_nothing(
+    tmp_path, path, sink, error
+):
+    other = NumpySink(tmp_path / path)
+    other.setup()
+    other.process(piece(0, 3, stream="H1"))
+    (theirs,) = names(tmp_path)
+    with pytest.raises(error):
+        (stage(stages.give_one_piece) >> sink(tmp_path / path)).run()
+    assert names(tmp_path) == [theirs]
+    other.teardown()
+
+
+def test_an_error_while_cleaning_up_is_logged(caplog):
+    with pytest.raises(StageDied, match="SIGKILL"):
+        (stage(range(3)) >> stages.Careless()).run()
+    assert "stage 'Careless' left something behind" in caplog.text
 
 
 def test_each_segment_has_a_file_if_declared(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import socket
@@ -22,8 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from hermes.stillwater.errors import CannotSpawn
+from hermes.stillwater.process import PipelineProcess
 
 __all__ = ("Child", "refuse_in_child_import", "start")
+
+logger = logging.getLogger(__name__)
 
 # First of all the kernel is asked to kill the child when its parent is gone,
 # as the lifeline's end tells. A thread that waits for that could not run while
@@ -52,19 +56,24 @@ class Child:
         process: The process.
         control: Messages to it and from it; ends when it is gone.
         lifeline: A pipe whose end at our side keeps it alive.
-        join_timeout: Seconds it may take after the end of the stream.
+        stage: What it runs a copy of.
     """
 
     name: str
     process: subprocess.Popen[bytes]
     control: Connection
     lifeline: int
-    join_timeout: float
+    stage: PipelineProcess
 
     def close(self) -> None:
-        """Let go of a process that has ended."""
+        """Let go of a process that has ended, and of what it left behind."""
         self.control.close()
         os.close(self.lifeline)
+        if self.process.returncode != 0:
+            try:
+                self.stage.cleanup()
+            except Exception:
+                logger.exception("stage %r left something behind", self.name)
 
 
 class _KeptFd:
@@ -134,7 +143,7 @@ def start(name: str, work: tuple[Any, ...]) -> Child:
         popen = _start_interpreter(fds, spawning.fds)
         ours.pop_all()
     connection = Connection(control.detach())
-    return Child(name, popen, connection, lifeline, work[0].join_timeout)
+    return Child(name, popen, connection, lifeline, work[0])
 
 
 def _write_file(payload: bytes) -> io.FileIO:

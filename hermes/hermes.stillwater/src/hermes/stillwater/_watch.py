@@ -106,7 +106,7 @@ class Watch:
         now = time.monotonic()
         with self._lock:
             for control, child in self._children.items():
-                self._limit(control, now + child.join_timeout)
+                self._limit(control, now + child.stage.join_timeout)
         self._ring()
 
     def _limit(self, control: Connection, limit: float) -> None:
@@ -213,7 +213,7 @@ def _say_late(child: Child) -> str:
     return (
         f"stage {child.name!r} (process {child.process.pid}) was killed: its"
         f" stream had ended, and it had not within join_timeout="
-        f"{child.join_timeout:g} s; allow its teardown() more"
+        f"{child.stage.join_timeout:g} s; allow its teardown() more"
     )
 
 

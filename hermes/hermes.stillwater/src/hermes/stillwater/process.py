@@ -90,6 +90,14 @@ class PipelineProcess:
     def teardown(self) -> None:
         """Release what :meth:`setup` made, however the stream ended."""
 
+    def cleanup(self) -> None:
+        """Remove what a killed process of this stage has left behind.
+
+        The only method that is called in the program itself: after the end
+        of a process that could not reach its :meth:`teardown`. What other
+        processes are still using must stay.
+        """
+
     def emit(self, package: Any, *, wait: bool = True) -> bool:
         """Send a package on, from any thread of the stage's process.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import string
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from hermes.stillwater.series._chunks import (
 )
 from hermes.stillwater.series._grid import check_rate, sample_number
 from hermes.stillwater.series._segments import File, Segment, Writer
-from hermes.stillwater.series._whole import WholeFile, check_target
+from hermes.stillwater.series._whole import WholeFile, check_target, sweep
 
 __all__ = ("Sink",)
 
@@ -129,6 +130,16 @@ class Sink(PipelineProcess):
         for file in self._files.values():
             file.abandon()
         self._files.clear()
+
+    def cleanup(self) -> None:
+        """Remove what a killed process has left incomplete."""
+        parts = string.Formatter().parse(self._path)
+        sweep(
+            "".join(
+                glob.escape(text) + ("*" if field is not None else "")
+                for text, field, _, _ in parts
+            )
+        )
 
     def open_writer(self, path: Path) -> Writer:
         """Begin a file; its attributes are `attributes`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import secrets
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 from hermes.stillwater._sync import sync_folder
 from hermes.stillwater.errors import SinkUnwritable
 
-__all__ = ("WholeFile", "check_target")
+__all__ = ("WholeFile", "check_target", "sweep")
 
 
 class WholeFile:
@@ -39,7 +40,7 @@ class WholeFile:
         self._target = target
         self._overwrite = overwrite
         try:
-            _sweep(target)
+            sweep(glob.escape(str(target)))
             self.temporary, self._lock = _make(target)
         except OSError as error:
             raise SinkUnwritable(_refused(target, error)) from error
@@ -117,13 +118,17 @@ def _make(target: Path) -> tuple[Path, int]:
         os.close(lock)
 
 
-def _sweep(target: Path) -> None:
-    """Remove what killed writers of the same target left."""
-    prefix, suffix = f".{target.name}.", ".partial"
-    for entry in os.scandir(target.parent):
-        middle = entry.name.removeprefix(prefix).removesuffix(suffix)
-        if entry.name == f"{prefix}{middle}{suffix}" and len(middle) == 16:
-            _remove_unlocked(Path(entry.path))
+def sweep(pattern: str) -> None:
+    """Remove what killed writers left.
+
+    Args:
+        pattern: Their targets, with wildcards as `glob` has them.
+    """
+    targets = Path(pattern)
+    hidden = f".{targets.name}.{'[0-9a-f]' * 16}.partial"
+    # pathlib has wildcards for one name only
+    for path in glob.iglob(str(targets.with_name(hidden))):  # noqa: PTH207
+        _remove_unlocked(Path(path))
 
 
 def _remove_unlocked(path: Path) -> None:
