@@ -11,7 +11,7 @@ import pytest
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.errors import ModelNotFound, ShapeMismatch
 from hermes.stillwater import stage
-from hermes.stillwater.errors import InvalidPipeline
+from hermes.stillwater.errors import InvalidPipeline, InvalidSeries
 from hermes.stillwater.series import (
     Aligner,
     ArraySource,
@@ -195,6 +195,22 @@ def test_a_wrong_update_ends_the_pipeline_with_the_clients_error(rig) -> None:
     ):
         list(p)
     assert time.monotonic() - begin < 10
+
+
+def test_what_no_framer_has_cut_names_the_framer(rig) -> None:
+    source = ArraySource(make_strain(100), RATE, START)
+    with pytest.raises(
+        InvalidSeries, match=r"put a Framer\(update_size=8\) before it"
+    ):
+        (source >> InferenceProcess(rig.calm.endpoint, "stream")).run()
+
+
+def test_updates_of_a_wrong_size_name_the_framer(rig) -> None:
+    source = ArraySource(make_strain(100), RATE, START)
+    inference = InferenceProcess(rig.calm.endpoint, "stream")
+    with pytest.raises(ShapeMismatch, match="an update has 8") as caught:
+        (source >> Framer(update_size=16) >> inference).run()
+    assert "from a Framer(update_size=8)" in caught.value.__notes__[0]
 
 
 def test_an_unknown_model_ends_the_pipeline(rig) -> None:

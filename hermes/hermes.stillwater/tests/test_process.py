@@ -74,6 +74,7 @@ def numbers() -> Iterator[int]:
     ("work", "message"),
     [
         (Square(), "is a stage already"),
+        (Square, r"a class of stages: give a stage, Square\(...\)"),
         (numbers(), "give the function that makes it"),
         (5, "give a function or an iterable"),
     ],

@@ -214,6 +214,10 @@ def stage(
     """
     if isinstance(work, PipelineProcess):
         raise InvalidPipeline(f"{work!r} is a stage already")
+    if isinstance(work, type) and issubclass(work, PipelineProcess):
+        name = work.__name__
+        msg = f"{name} is a class of stages: give a stage, {name}(...)"
+        raise InvalidPipeline(msg)
     if isinstance(work, GeneratorType):
         msg = (
             f"{work!r} is running here already and cannot move to another"

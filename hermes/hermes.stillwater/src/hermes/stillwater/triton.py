@@ -11,12 +11,18 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from hermes.stillwater.errors import ExtraMissing, InvalidPipeline
+from hermes.stillwater.errors import (
+    ExtraMissing,
+    InvalidPipeline,
+    InvalidSeries,
+)
 from hermes.stillwater.process import PipelineProcess
-from hermes.stillwater.series import SequenceEnd, StreamEnd, Update
+from hermes.stillwater.series import Chunk, SequenceEnd, StreamEnd, Update
 
 try:
     from hermes.aeriel.client import InferenceClient
+    from hermes.aeriel.errors import ShapeMismatch
+    from hermes.aeriel.specs import StreamSpec
 except ModuleNotFoundError as error:
     raise ExtraMissing(
         "inference as a stage needs hermes.aeriel: install the extra 'triton'"
@@ -117,6 +123,7 @@ class InferenceProcess(PipelineProcess):
         spec = self._client.spec
         self._is_stateful = spec.stream is not None or bool(spec.states)
         self._sequences: dict[Hashable, Any] = {}
+        self._framer = _suggest_framer(spec.stream)
         limit = self._sequence_arguments["max_in_flight"]
         self._answers = _Answers(self, limit)
 
@@ -125,6 +132,7 @@ class InferenceProcess(PipelineProcess):
 
         Raises:
             AerielError: If it cannot be sent, or a request has failed.
+            InvalidSeries: If it is a `Chunk`.
         """
         if isinstance(package, StreamEnd):
             self._answers.add(_NO_SEQUENCE, None, lambda _: package)
@@ -132,7 +140,9 @@ class InferenceProcess(PipelineProcess):
             self._end(package.sequence)
             self._answers.add(package.sequence, None, lambda _: package)
         elif isinstance(package, Update):
-            self._send(package.sequence, package.data, _to_prediction(package))
+            self._update(package)
+        elif isinstance(package, Chunk):
+            raise InvalidSeries(self._say_chunk())
         elif self._is_stateful:
             self._send(_NO_SEQUENCE, package, _plain)
         else:
@@ -148,6 +158,21 @@ class InferenceProcess(PipelineProcess):
         """Disconnect."""
         if hasattr(self, "_client"):
             self._client.close()
+
+    def _update(self, update: Update) -> None:
+        try:
+            self._send(update.sequence, update.data, _to_prediction(update))
+        except ShapeMismatch as error:
+            error.add_note(
+                f"the updates of this model come from a {self._framer}"
+            )
+            raise
+
+    def _say_chunk(self) -> str:
+        return (
+            f"a Chunk came to {self.name!r}, which takes updates of its model:"
+            f" put a {self._framer} before it"
+        )
 
     def _send(
         self, key: Hashable, data: Any, convert: Callable[[Any], Any]
@@ -176,6 +201,13 @@ class InferenceProcess(PipelineProcess):
                 key,
                 sequence.num_recoveries,
             )
+
+
+def _suggest_framer(stream: StreamSpec | None) -> str:
+    """The Framer that makes a model's updates, as one would write it."""
+    sizes = {e.update_size for e in stream.inputs.values()} if stream else ()
+    size = next(iter(sizes)) if len(sizes) == 1 else "..."
+    return f"Framer(update_size={size})"
 
 
 def _to_prediction(update: Update) -> Callable[[Any], Any]:
