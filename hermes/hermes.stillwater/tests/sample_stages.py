@@ -385,3 +385,23 @@ class Careless(PipelineProcess):
 
     def cleanup(self) -> None:
         raise ValueError("no more")
+
+
+class SlowToTell(Exception):
+    """Takes its time to be pickled."""
+
+    def __reduce__(self) -> Any:
+        time.sleep(0.5)
+        return super().__reduce__()
+
+
+class FailTwice(PipelineProcess):
+    """Fails in two threads: the first one is not sent when the second ends."""
+
+    def process(self, _: int) -> None:
+        first = threading.Thread(
+            target=self.fail, args=(SlowToTell("the cause"),), daemon=True
+        )
+        first.start()
+        time.sleep(0.2)
+        raise ValueError("a consequence")

@@ -56,6 +56,11 @@ def around(middle: PipelineProcess) -> Pipeline:
     return stages.Count(10) >> middle >> stages.forward
 
 
+def test_the_first_error_is_told_though_a_second_ends_the_process() -> None:
+    with pytest.raises(stages.SlowToTell, match="the cause"):
+        read(around(stages.FailTwice()))
+
+
 WHERE = {
     "setup": (ValueError, "in setup"),
     "process": (ValueError, "in process"),
