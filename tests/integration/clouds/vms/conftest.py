@@ -11,6 +11,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 
 from hermes.cloudbreak.clouds.google import ComputeCloud
+from hermes.cloudbreak.ssh import Hosts
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -47,6 +48,18 @@ def machines(
     yield servers
     for each in servers:
         each.close()
+
+
+@pytest.fixture
+def hosts(machines: list[sshd.Sshd], ssh_key: Path) -> Iterator[Hosts]:
+    """They, as users hold them."""
+    with Hosts(
+        [each.host for each in machines],
+        sshd.USERNAME,
+        ssh_key,
+        connect_timeout=20,
+    ) as made:
+        yield made
 
 
 @pytest.fixture

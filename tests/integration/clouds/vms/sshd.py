@@ -23,7 +23,8 @@ PRIVILEGE_SEPARATION = Path("/run/sshd")  # compiled in, wanted of root only
 LIFELINE = '"$@" </dev/null & read -r _; kill -KILL $! 2>/dev/null'
 
 CONFIG = """
-ListenAddress 127.0.0.1
+{more}
+ListenAddress {address}
 Port {port}
 HostKey {host_key}
 AuthorizedKeysFile {authorized}
@@ -77,6 +78,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def wait_gone(pid: int) -> None:
+    """Wait until a process is gone."""
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline, f"{pid} is still there"
+        time.sleep(0.05)
+
+
 class Sshd:
     """An SSH server that lets in whoever has one of some keys.
 
@@ -91,6 +100,8 @@ class Sshd:
         public_keys: list[str],
         port: int | None = None,
         kind: str = "ed25519",
+        address: str = "127.0.0.1",
+        more: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if os.getuid() == 0:
@@ -103,9 +114,15 @@ class Sshd:
         port = port or free_port()
         config = folder / f"{name}_config"
         config.write_text(
-            CONFIG.format(port=port, host_key=host_key, authorized=authorized)
+            CONFIG.format(
+                more=more,
+                address=address,
+                port=port,
+                host_key=host_key,
+                authorized=authorized,
+            )
         )
-        self.host = Host(name, "127.0.0.1", port, (read_public(host_key),))
+        self.host = Host(name, address, port, (read_public(host_key),))
         self.log = folder / f"{name}.log"
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
@@ -133,10 +150,14 @@ class Sshd:
 
     def cut(self) -> None:
         """End all its connections, as a machine that is gone would."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Do something to all that serves its connections."""
         (server,) = psutil.Process(self._process.pid).children()
-        for each in server.children():
+        for each in server.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                each.send_signal(signal.SIGKILL)
+                each.send_signal(number)
 
     def close(self) -> None:
         """End it; its connections end with those who use them."""

@@ -11,34 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import sshd
 
 from hermes.cloudbreak import errors
 from hermes.cloudbreak.ssh import Host, Hosts, public_key
-
-
-@pytest.fixture
-def hosts(machines: list[sshd.Sshd], ssh_key: Path) -> Iterator[Hosts]:
-    with Hosts(
-        [each.host for each in machines],
-        sshd.USERNAME,
-        ssh_key,
-        connect_timeout=20,
-    ) as made:
-        yield made
-
-
-def wait_gone(pid: int) -> None:
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid):
-        assert time.monotonic() < deadline, f"{pid} is still there"
-        time.sleep(0.05)
 
 
 def test_a_command_runs_on_all_with_the_values_of_each(hosts: Hosts) -> None:
@@ -80,7 +60,7 @@ def test_a_time_limit_ends_what_runs_there(hosts: Hosts) -> None:
     assert isinstance(late.error, errors.CommandTimeout)
     assert re.search("took more than 1 s and was ended", str(late.error))
     assert late.duration < 10
-    wait_gone(int(late.stdout))
+    sshd.wait_gone(int(late.stdout))
     assert results["vm-0"].error is results["vm-2"].error is None
 
 
@@ -147,7 +127,7 @@ def test_a_connection_lost_in_the_middle_is_said_and_made_again(
     assert lost.stdout
     assert lost.exit_code is None
     assert results["vm-0"].error is results["vm-2"].error is None
-    wait_gone(int(lost.stdout))
+    sshd.wait_gone(int(lost.stdout))
     assert hosts.run("echo again")["vm-1"].stdout == "again\n"
 
 
@@ -285,7 +265,7 @@ with Hosts([{host!r}], {sshd.USERNAME!r}, {str(ssh_key)!r}) as hosts:
         assert ("KeyboardInterrupt" in program.stderr.read()) == (
             ending is signal.SIGINT
         )
-    wait_gone(pid)
+    sshd.wait_gone(pid)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +273,7 @@ with Hosts([{host!r}], {sshd.USERNAME!r}, {str(ssh_key)!r}) as hosts:
     [
         ("echo {n}", {"n": [1, 2]}, "give a list of 3 values"),
         ("echo {n}", {"n": "abc"}, "give a list of 3 values"),
-        ("echo {m}", {"n": [1, 2, 3]}, "no place for n in 'echo {m}'"),
+        ("echo {m}", {"n": [1, 2, 3]}, "no place for n: write {n} where"),
         ("echo '{n}'", {"n": [1, 2, 3]}, "stands between quotes"),
         ('echo "\\"{n}"', {"n": [1, 2, 3]}, "stands between quotes"),
     ],

@@ -1,40 +1,62 @@
-"""Pure: what is run on other machines, and what is kept of its output."""
+"""Pure: which machines there are, and what is run on them."""
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections import deque
-from collections.abc import Mapping, Sequence
+import uuid
 from dataclasses import dataclass
 
 from hermes.cloudbreak.errors import InvalidSpec
 
-__all__ = ("GRACE", "Host", "Lines", "Tail", "fill", "guard", "per_host")
+__all__ = ("GRACE", "Host", "guard")
 
-# Seconds between asking a program to end and ending it.
+# Seconds between asking programs to end and ending them.
 GRACE = 5
 
-_PLACEHOLDER = re.compile(r"(?<!\$)\{([A-Za-z_]\w*)\}")
+# What a kernel takes as one argument [bytes].
+_LONGEST = 131_071
 
 # Runs the command in a session of its own, which ends when our side of stdin
-# does: at a time limit, and just so when we are killed or unreachable.
+# does: at a time limit, and just so when we are killed or unreachable. What
+# has left the session still has the mark in its environment.
 _GUARD = f"""
 exec 3<&0 </dev/null
-setsid sh -c "$1" 3<&- &
+HERMES_COMMAND=$2 setsid sh -c "$1" 3<&- &
 main=$!
+mark=$2
+members() {{
+    grep -ls "HERMES_COMMAND=$mark" /proc/[0-9]*/environ | cut -d/ -f3
+    for each in /proc/[0-9]*/stat; do
+        read -r found <"$each" || continue
+        set -- ${{found##*) }}
+        if [ "$4" = $main ] && [ "$1" != Z ]; then
+            found=${{each%/stat}}
+            echo "${{found#/proc/}}"
+        fi
+    done
+}}
 (
     read -r line <&3
     trap "" TERM
-    kill -TERM -$main
-    sleep {GRACE}
-    kill -KILL -$main
+    kill -TERM -$main $(members)
+    turn=0
+    while [ $turn -lt {2 * GRACE} ] && [ "$(members)" ]; do
+        sleep 0.5
+        turn=$((turn + 1))
+    done
+    for turn in 1 2 3; do
+        found=$(members)
+        [ "$found" ] || break
+        kill -KILL $found
+        sleep 0.1
+    done
 ) >/dev/null 2>&1 &
 watch=$!
 exec 3<&-
 wait $main
 code=$?
 kill $watch 2>/dev/null
+wait $watch 2>/dev/null
 exit $code
 """
 
@@ -57,6 +79,20 @@ class Host:
     keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.name in {"", ".", ".."} or {*"/\0"} & {*self.name}:
+            raise InvalidSpec(
+                f"name={self.name!r} of a machine: give a name for a folder; "
+                "what is copied from there has one"
+            )
+        if not self.address:
+            raise InvalidSpec(
+                f"address='' of {self.name}: give an address, or a name"
+            )
+        port: object = self.port
+        if not isinstance(port, int) or not 1 <= port <= 65535:
+            raise InvalidSpec(
+                f"port={port!r} of {self.name}: give a port from 1 to 65535"
+            )
         keys: object = self.keys
         if (
             not isinstance(keys, tuple)
@@ -70,134 +106,29 @@ class Host:
             )
 
 
-def guard(command: str) -> str:
-    """Wrap a command so that it ends when its stdin does."""
-    return f"exec sh -c {shlex.quote(_GUARD)} sh {shlex.quote(command)}"
-
-
-def per_host(
-    values: Mapping[str, Sequence[object]], num_hosts: int
-) -> list[dict[str, object]]:
-    """Turn values for each host into what each host gets.
+def guard(command: str) -> bytes:
+    """Wrap a command so that it ends, with all it began, when its stdin does.
 
     Raises:
-        InvalidSpec: If there is not one value for each host.
+        InvalidSpec: If no machine could run it: it is too long, or has a
+            character that no program can be told of.
     """
-    for name, each in values.items():
-        if isinstance(each, (str, bytes)) or len(each) != num_hosts:
-            raise InvalidSpec(
-                f"{name}={each!r}: give a list of {num_hosts} values, one for "
-                "each machine, in their order"
-            )
-    return [
-        {name: each[index] for name, each in values.items()}
-        for index in range(num_hosts)
-    ]
-
-
-def fill(template: str, values: Mapping[str, object], *, quote: bool) -> str:
-    """Put values where their ``{names}`` stand; other braces stay.
-
-    Args:
-        template: A command for a shell, or a path.
-        values: What to put there.
-        quote: Whether it is for a shell.
-
-    Raises:
-        InvalidSpec: If a value has no place, or stands between quotes, where
-            it could not be quoted.
-    """
-    places = [m for m in _PLACEHOLDER.finditer(template) if m[1] in values]
-    if missing := values.keys() - {each[1] for each in places}:
+    mark = uuid.uuid4().hex
+    text = f"exec sh -c {shlex.quote(_GUARD)} sh {shlex.quote(command)} {mark}"
+    try:
+        # As names of files are read that are in no encoding.
+        wrapped = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        wrapped = b"\0"
+    if b"\0" in wrapped:
         raise InvalidSpec(
-            f"no place for {', '.join(sorted(missing))} in {template!r}: "
-            f"write {{{min(missing)}}} where it goes"
+            "the command has a character that no program can be told of, "
+            "such as NUL: leave it out, or put it into a file with `put`"
         )
-    for place in places if quote else ():
-        if _inside_quotes(template[: place.start()]):
-            raise InvalidSpec(
-                f"{place[0]} stands between quotes in {template!r}: leave "
-                "them out, values are quoted as they are put in"
-            )
-
-    def put(place: re.Match[str]) -> str:
-        if place[1] not in values:
-            return place[0]
-        text = str(values[place[1]])
-        return shlex.quote(text) if quote else text
-
-    return _PLACEHOLDER.sub(put, template)
-
-
-def _inside_quotes(text: str) -> bool:
-    opened, escaped = "", False
-    for letter in text:
-        if escaped:
-            escaped = False
-        elif letter == "\\" and opened != "'":
-            escaped = True
-        elif opened:
-            opened = "" if letter == opened else opened
-        elif letter in "'\"":
-            opened = letter
-    return bool(opened) or escaped
-
-
-class Tail:
-    """The last bytes of a stream.
-
-    Args:
-        size: How many bytes are kept.
-
-    Attributes:
-        num_dropped: Bytes before them.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
-        self.num_dropped = 0
-
-    def add(self, chunk: bytes) -> None:
-        """Take what comes next."""
-        self._chunks.append(chunk)
-        self._held += len(chunk)
-        while (excess := self._held - self._size) > 0:
-            first = self._chunks.popleft()
-            if len(first) > excess:
-                self._chunks.appendleft(first[excess:])
-            dropped = min(excess, len(first))
-            self._held -= dropped
-            self.num_dropped += dropped
-
-    @property
-    def text(self) -> str:
-        """What is kept."""
-        return b"".join(self._chunks).decode(errors="replace")
-
-
-class Lines:
-    """Cuts a stream into lines.
-
-    Args:
-        longest: Bytes after which a line is cut.
-    """
-
-    def __init__(self, longest: int = 65536) -> None:
-        self._longest = longest
-        self._rest = b""
-
-    def add(self, chunk: bytes) -> list[str]:
-        """Give the lines that a chunk has completed."""
-        *whole, rest = (self._rest + chunk).split(b"\n")
-        while len(rest) > self._longest:
-            whole.append(rest[: self._longest])
-            rest = rest[self._longest :]
-        self._rest = rest
-        return [each.decode(errors="replace") for each in whole]
-
-    def end(self) -> list[str]:
-        """Give what is left."""
-        rest, self._rest = self._rest, b""
-        return [rest.decode(errors="replace")] if rest else []
+    if len(wrapped) > _LONGEST:
+        raise InvalidSpec(
+            f"the command has {len(command)} characters, with its values; "
+            f"as it is sent, {len(wrapped)} bytes, and machines take "
+            f"{_LONGEST}: put it, or its input, into a file with `put`"
+        )
+    return wrapped

@@ -6,14 +6,15 @@ import contextlib
 import logging
 import os
 import select
-import socket
-import tempfile
-import uuid
+import stat
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from hermes.cloudbreak._remote import GRACE, Host, guard
+from hermes.cloudbreak._copying import get, put
+from hermes.cloudbreak._dialer import Dialer
+from hermes.cloudbreak._remote import GRACE, Host
 from hermes.cloudbreak.errors import (
     CommandTimeout,
     ConnectionLost,
@@ -34,7 +35,9 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-__all__ = ("Connection", "Login", "Take")
+__all__ = ("Connection", "Login", "Sftp", "Take")
+
+Sftp = paramiko.SFTPClient
 
 # Attempts that fail are told by our errors. Who wants to hear more can; nobody
 # has to.
@@ -45,10 +48,12 @@ _wire.addHandler(logging.NullHandler())
 Take = Callable[[str, bytes], object]
 
 _KEEPALIVE = 15  # seconds between signs of life
-_SILENCE = 45  # seconds without an answer to them: the machine is gone
 _LOOK = 1.0  # seconds between looks at what tells nobody: a late exit code
-_CHUNK = 65536
+_ENDING = GRACE + 10.0  # seconds in which a command has to be ended
+_CHUNK, _WINDOW = 65536, 2 << 20  # bytes at once, and on their way at most
 _RSA = ["rsa-sha2-512", "rsa-sha2-256"]
+# What goes wrong on the way; a name that is none is a UnicodeError.
+_TROUBLE = (OSError, EOFError, UnicodeError, paramiko.SSHException)
 
 
 @dataclass(frozen=True)
@@ -66,20 +71,39 @@ class Login:
             InvalidSpec: If the file is not there, or is not a private key
                 without a passphrase.
         """
+        path = Path(key_file).expanduser()
+        given = f"ssh_key_file={str(key_file)!r}"
         try:
-            key = paramiko.PKey.from_path(Path(key_file))
+            found = path.stat()
+            key = paramiko.PKey.from_path(path)
         except FileNotFoundError as error:
             raise InvalidSpec(
-                f"ssh_key_file={str(key_file)!r} is not there: make one with "
+                f"{given} is not there: make one with "
                 "`ssh-keygen -t ed25519 -N '' -f FILE`"
             ) from error
-        except (OSError, TypeError, ValueError, paramiko.SSHException) as why:
+        except OSError as error:
+            raise InvalidSpec(
+                f"{given} cannot be read ({error.strerror})"
+            ) from error
+        except (TypeError, paramiko.PasswordRequiredException):
+            raise InvalidSpec(
+                f"{given} has a passphrase, and nobody is asked for one: "
+                "make a key of its own for this, with "
+                "`ssh-keygen -t ed25519 -N '' -f FILE`"
+            ) from None
+        except (ValueError, paramiko.SSHException) as why:
             # from None: what a parser quotes may be the key
             raise InvalidSpec(
-                f"ssh_key_file={str(key_file)!r} is no private key that can "
-                f"be used ({type(why).__name__}): give one of OpenSSH, "
-                "without a passphrase"
+                f"{given} is no private key that can be used "
+                f"({type(why).__name__}): give one of OpenSSH, without a "
+                "passphrase, and not the `.pub` beside it"
             ) from None
+        if found.st_uid == os.getuid() and found.st_mode & 0o077:
+            raise InvalidSpec(
+                f"{given} can be read by others (mode "
+                f"{stat.S_IMODE(found.st_mode):o}): `chmod 600` it; where "
+                "others really could, make a new one"
+            )
         return cls(username, key)
 
     @property
@@ -87,21 +111,50 @@ class Login:
         """What a machine has to know to let them in."""
         return f"{self.key.get_name()} {self.key.get_base64()}"
 
+    def show(self, transport: paramiko.Transport) -> None:
+        """Log in.
+
+        Raises:
+            AuthenticationException: If that is not enough to be let in.
+        """
+        more = transport.auth_publickey(self.username, self.key)
+        if more:
+            raise paramiko.AuthenticationException(
+                f"it wants {', '.join(more)} as well"
+            )
+
 
 class Connection:
     """A connection to one machine; one thread at a time uses it.
+
+    Any thread may end it, in the middle of whatever it does.
 
     Args:
         host: Which machine.
         login: Who logs in.
         clock: The time.
+        answer_timeout: Seconds without an answer after which the machine is
+            given up.
     """
 
-    def __init__(self, host: Host, login: Login, clock: Clock) -> None:
+    def __init__(
+        self, host: Host, login: Login, clock: Clock, answer_timeout: float
+    ) -> None:
         self.host = host
         self._login = login
         self._clock = clock
+        self._limit = answer_timeout
+        self._dialer = Dialer(answer_timeout)
         self._transport: paramiko.Transport | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was ended, and never begins anything again."""
+        return self._dialer.is_closed
+
+    def again(self) -> Connection:
+        """Make another one to the same machine."""
+        return Connection(self.host, self._login, self._clock, self._limit)
 
     def open(self, timeout: float) -> None:
         """Connect and log in, unless that is so already.
@@ -112,13 +165,17 @@ class Connection:
         Raises:
             HostKeyMismatch: If it is another machine.
             LoginRefused: If the user or the key is not accepted.
-            HostUnreachable: If there was no answer, or none of SSH.
+            HostUnreachable: If there was no answer, or none of SSH, or the
+                connection was closed for good.
         """
         if self._transport is not None and self._transport.is_active():
             return
-        self.close()
+        self._drop()
         try:
             self._transport = self._connect(timeout)
+            if self.is_closed:  # while it was made, and not heard of
+                self._drop()
+                raise EOFError("it was closed")
         except HostKeyMismatch:
             raise
         except paramiko.AuthenticationException as error:
@@ -126,25 +183,27 @@ class Connection:
                 f"{self.host.name} does not let {self._login.username} in "
                 f"with this key ({error}): compare username and ssh_key_file"
             ) from error
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except _TROUBLE as error:
+            why = "it was closed" if self.is_closed else _say(error)
             raise HostUnreachable(
-                f"{self.host.name} does not answer on {self.host.address}:"
-                f"{self.host.port} ({_say(error)})"
+                f"{self.host.name} does not answer on {_place(self.host)} "
+                f"({why})"
             ) from error
+
+    def end(self) -> None:
+        """Have nothing go on, and nothing begin; wait for nobody."""
+        self._dialer.close()
 
     def close(self) -> None:
         """End it, and with it what runs."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.close()
-            # Its thread says the last word on the socket.
-            transport.join(_LOOK)
+        self.end()
+        self._drop()
 
-    def run(self, command: str, timeout: float, take: Take) -> int:
+    def run(self, command: bytes, timeout: float, take: Take) -> int:
         """Run a command.
 
         Args:
-            command: For the machine's ``sh``.
+            command: As `guard` wraps it.
             timeout: Seconds until it is ended there.
             take: Called with its output.
 
@@ -155,12 +214,12 @@ class Connection:
             CommandTimeout: If it took too long; it says whether it was ended.
             ConnectionLost: If nobody knows how it went.
         """
-        deadline = self._clock.now() + timeout
-        with self._execute(guard(command), timeout) as channel:
+        with self._execute(command) as channel:
+            deadline = self._clock.now() + timeout
             if self._follow(channel, deadline, take):
                 return channel.recv_exit_status()
             channel.shutdown_write()  # see guard
-            within = self._clock.now() + GRACE + _LOOK
+            within = self._clock.now() + _ENDING
             is_ended = self._follow(channel, within, take)
         raise CommandTimeout(
             f"{self.host.name}: the command took more than {timeout:g} s and "
@@ -173,17 +232,8 @@ class Connection:
         Raises:
             CopyFailed: If that was not possible.
         """
-        path = PurePosixPath(remote)
-        aside = str(path.with_name(f".{path.name}.{uuid.uuid4().hex}"))
         with self._files(timeout, f"{local} to {remote}") as (sftp, check):
-            try:
-                sftp.put(str(local), aside, callback=check)
-                sftp.chmod(aside, local.stat().st_mode & 0o777)
-                sftp.posix_rename(aside, remote)
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    sftp.remove(aside)
-                raise
+            put(sftp, local, remote, check)
 
     def get(self, remote: str, local: Path, timeout: float) -> None:
         """Copy a file here: whole, or not at all.
@@ -192,24 +242,13 @@ class Connection:
             CopyFailed: If that was not possible.
         """
         with self._files(timeout, f"{remote} to {local}") as (sftp, check):
-            local.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=local.parent, prefix=f".{local.name}."
-            ) as aside:
-                sftp.getfo(remote, aside, callback=check)
-                aside.flush()
-                os.link(aside.name, link := f"{aside.name}.whole")
-            Path(link).replace(local)
+            get(sftp, remote, local, check)
 
     def _connect(self, timeout: float) -> paramiko.Transport:
         host = self.host
-        link = socket.create_connection((host.address, host.port), timeout)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            milliseconds = _SILENCE * 1000
-            link.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds
-            )
-        transport = paramiko.Transport(link)
+        transport = paramiko.Transport(
+            self._dialer.dial(host.address, host.port, timeout)
+        )
         try:
             transport.daemon = True
             transport.set_log_channel(_wire.name)
@@ -217,30 +256,49 @@ class Connection:
             _want_keys(transport, host)
             transport.start_client(timeout=timeout)
             self._compare_key(transport)
-            transport.auth_publickey(self._login.username, self._login.key)
+            self._login.show(transport)
             transport.set_keepalive(_KEEPALIVE)
         except BaseException:
             transport.close()
             raise
         return transport
 
+    def _drop(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+            # Its thread says the last word on the socket.
+            transport.join(_LOOK)
+
     def _compare_key(self, transport: paramiko.Transport) -> None:
         found = transport.get_remote_server_key()
         if found.get_base64() not in {k.split()[1] for k in self.host.keys}:
             raise HostKeyMismatch(
-                f"{self.host.name}: who answers on {self.host.address}:"
-                f"{self.host.port} has another {found.get_name()} key "
-                f"({found.fingerprint}) than the machine is known by; if it "
-                "was not set up anew, somebody is in between"
+                f"{self.host.name}: who answers on {_place(self.host)} has "
+                f"another {found.get_name()} key ({found.fingerprint}) than "
+                "the machine is known by; if it was not set up anew, somebody "
+                "is in between"
             )
 
-    def _execute(self, command: str, timeout: float) -> paramiko.Channel:
+    def _execute(self, command: bytes) -> paramiko.Channel:
         try:
-            channel = self._live.open_session(timeout=timeout)
-            channel.exec_command(command)
-        except (OSError, EOFError, paramiko.SSHException) as error:
+            with self._answered() as channel:
+                channel.exec_command(command)
+                channel.fileno()  # there may be no more of them
+        except _TROUBLE as error:
             raise self._lost(_say(error)) from error
         return channel
+
+    @contextlib.contextmanager
+    def _answered(self) -> Iterator[paramiko.Channel]:
+        """Begin something; end the connection if that is not answered."""
+        watch = threading.Timer(self._limit, self._dialer.cut)
+        watch.daemon = True
+        watch.start()
+        try:
+            yield self._live.open_session(timeout=self._limit)
+        finally:
+            watch.cancel()
 
     @property
     def _live(self) -> paramiko.Transport:
@@ -275,8 +333,9 @@ class Connection:
                 channel.status_event.wait(pause)
             else:
                 ready.poll(pause * 1000)
-            _drain(channel, take)
-        _drain(channel, take)
+            _read(channel, take)
+        for _ in range(_WINDOW // _CHUNK):  # what is left, if it ever ends
+            _read(channel, take)
         if channel.exit_status < 0:
             raise self._lost("no exit code came")
         return True
@@ -292,11 +351,13 @@ class Connection:
                 raise TimeoutError(f"not done in {timeout:g} s")
 
         try:
-            with self._live.open_session(timeout=timeout) as channel:
-                channel.settimeout(timeout)
+            check(0, 0)
+            with self._answered() as channel:
                 channel.invoke_subsystem("sftp")
+            with channel:
+                channel.settimeout(self._limit)
                 yield paramiko.SFTPClient(channel), check
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except _TROUBLE as error:
             raise CopyFailed(
                 f"{self.host.name}: cannot copy {what} ({_say(error)})"
             ) from error
@@ -311,12 +372,21 @@ def _want_keys(transport: paramiko.Transport, host: Host) -> None:
     options.key_types = sorted(options.key_types, key=lambda k: k not in known)
 
 
-def _drain(channel: paramiko.Channel, take: Take) -> None:
-    while channel.recv_ready():
+def _read(channel: paramiko.Channel, take: Take) -> None:
+    """Read what is there; not all that comes: that may have no end."""
+    if channel.recv_ready():
         take("stdout", channel.recv(_CHUNK))
-    while channel.recv_stderr_ready():
+    if channel.recv_stderr_ready():
         take("stderr", channel.recv_stderr(_CHUNK))
 
 
+def _place(host: Host) -> str:
+    address = f"[{host.address}]" if ":" in host.address else host.address
+    return f"{address}:{host.port}"
+
+
 def _say(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    said = str(error) or type(error).__name__
+    if said == "Failure":  # all that SFTP has for it
+        return "it does not say why: is its disk full, or that a folder?"
+    return said

@@ -9,51 +9,33 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from threading import Event
 from typing import Self
 
-from hermes.cloudbreak._remote import Host, Lines, Tail, fill, per_host
+from hermes.cloudbreak._output import Output, Teller
+from hermes.cloudbreak._remote import Host, guard
+from hermes.cloudbreak._results import Result, complain, raise_failures
 from hermes.cloudbreak._ssh import Connection, Login
+from hermes.cloudbreak._values import (
+    check_places,
+    fill_command,
+    fill_path,
+    per_host,
+)
 from hermes.cloudbreak.errors import (
-    CommandFailed,
     HostError,
     HostKeyMismatch,
-    HostsFailed,
     InvalidSpec,
 )
 from hermes.cloudbreak.waiting import Clock, Pauses
 
 __all__ = ("Host", "Hosts", "Result", "public_key")
 
-# Machines that are talked to at the same time.
+# Machines that are connected to at the same time.
 _AT_ONCE = 64
 _ATTEMPT = 20.0  # seconds for one attempt to connect
-_TOLD = 5  # machines whose trouble is told in a message
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a command, or of a copy, on one machine.
-
-    Attributes:
-        host: Its name.
-        stdout: What the command wrote: the end of it, if it was a lot.
-        stderr: What it wrote there.
-        exit_code: None where it has not ended by itself.
-        duration: How long it took [s].
-        error: What went wrong, if anything did.
-        num_dropped: Bytes of its output that are not in here.
-    """
-
-    host: str
-    stdout: str = ""
-    stderr: str = ""
-    exit_code: int | None = None
-    duration: float = 0.0
-    error: HostError | None = None
-    num_dropped: int = 0
 
 
 class Hosts:
@@ -69,6 +51,9 @@ class Hosts:
         connect_timeout: Seconds in which a machine has to answer. It is tried
             again until then, also where it does not accept the user yet: one
             that boots knows nobody.
+        answer_timeout: Seconds without an answer after which a machine that
+            was connected is given up: when it is told to begin something, and
+            while a file is copied.
         clock: The time.
 
     Raises:
@@ -82,18 +67,21 @@ class Hosts:
         ssh_key_file: str | Path,
         *,
         connect_timeout: float = 60.0,
+        answer_timeout: float = 45.0,
         clock: Clock | None = None,
     ) -> None:
         self.hosts = tuple(hosts)
         if len({each.name for each in self.hosts}) < len(self.hosts):
             raise InvalidSpec("two machines have one name: give each its own")
-        self._clock = clock or Clock()
+        self._interrupted = threading.Event()
+        self._clock = clock or Clock(sleep=self._sleep)
         self._timeout = connect_timeout
+        self._slots = threading.BoundedSemaphore(_AT_ONCE)
         login = Login.read(username, ssh_key_file)
         self._connections = [
-            Connection(each, login, self._clock) for each in self.hosts
+            Connection(each, login, self._clock, answer_timeout)
+            for each in self.hosts
         ]
-        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<Hosts, {len(self.hosts)} of them>"
@@ -106,9 +94,8 @@ class Hosts:
 
     def close(self) -> None:
         """End all connections, and what runs over them."""
-        self._is_closed = True
-        for each in self._connections:
-            each.close()
+        self._interrupted.set()
+        _close(self._connections)
 
     def connect(self, timeout: float | None = None) -> dict[str, Result]:
         """Wait until all answer and let us in.
@@ -158,8 +145,9 @@ class Hosts:
             HostsFailed: If it went wrong on some; it has all results.
             InvalidSpec: If a list of values does not fit; nothing was run.
         """
+        check_places((command,), tuple(per_vm))
         commands = [
-            fill(command, values, quote=True)
+            guard(fill_command(command, values))
             for values in per_host(per_vm, len(self.hosts))
         ]
         lock = threading.Lock()
@@ -167,8 +155,8 @@ class Hosts:
         def run(index: int, link: Connection) -> Result:
             tell = None
             if on_line is not None:
-                tell = _Teller(link.host.name, on_line, lock)
-            output = _Output(keep, tell)
+                tell = Teller(link.host.name, on_line, lock)
+            output = Output(keep, tell)
             return self._run(link, commands[index], timeout, output)
 
         return self._all(run, check=check)
@@ -193,9 +181,16 @@ class Hosts:
 
         Raises:
             HostsFailed: If it went wrong on some; it has all results.
-            InvalidSpec: If a list of values does not fit.
+            InvalidSpec: If a list of values does not fit, or there is no such
+                file; nothing was sent.
         """
         pairs = self._paths(str(local), remote, per_vm)
+        for (here, _), host in zip(pairs, self.hosts, strict=True):
+            if not Path(here).is_file():
+                raise InvalidSpec(
+                    f"local={str(local)!r}: there is no such file for "
+                    f"{host.name}"
+                )
 
         def put(index: int, link: Connection) -> None:
             here, there = pairs[index]
@@ -239,11 +234,10 @@ class Hosts:
     def _paths(
         self, one: str, other: str, per_vm: Mapping[str, Sequence[object]]
     ) -> list[tuple[str, str]]:
-        # Both at once: a value may have its place in either.
+        check_places((one, other), tuple(per_vm))
         return [
-            (both.partition("\0")[0], both.partition("\0")[2])
+            (fill_path(one, values), fill_path(other, values))
             for values in per_host(per_vm, len(self.hosts))
-            for both in [fill(f"{one}\0{other}", values, quote=False)]
         ]
 
     def _opened(
@@ -257,22 +251,24 @@ class Hosts:
 
     def _open(self, link: Connection, timeout: float) -> None:
         deadline, pauses = self._clock.now() + timeout, Pauses()
-        while not self._is_closed:
+        while True:
             left = deadline - self._clock.now()
             try:
-                link.open(min(_ATTEMPT, max(1.0, left)))
+                with self._slots:
+                    link.open(min(_ATTEMPT, max(1.0, left)))
             except HostKeyMismatch:
                 raise
             except HostError:
-                pause = pauses()
-                if self._clock.now() + pause >= deadline:
+                if link.is_closed or not pauses.wait(self._clock, deadline):
                     raise
-                self._clock.sleep(pause)
             else:
                 return
 
+    def _sleep(self, seconds: float) -> None:
+        self._interrupted.wait(seconds)
+
     def _run(
-        self, link: Connection, command: str, timeout: float, output: _Output
+        self, link: Connection, command: bytes, timeout: float, output: Output
     ) -> Result:
         started = self._clock.now()
         code: int | None = None
@@ -282,7 +278,7 @@ class Hosts:
             started = self._clock.now()
             code = link.run(command, timeout, output.take)
             if code:
-                trouble = _complain(link.host.name, code, output)
+                trouble = complain(link.host.name, code, output.text("stderr"))
         except HostError as error:
             trouble = error
         return Result(
@@ -301,25 +297,31 @@ class Hosts:
         *,
         check: bool = True,
     ) -> dict[str, Result]:
-        pool = ThreadPoolExecutor(
-            min(_AT_ONCE, len(self.hosts) or 1), "hermes-ssh"
-        )
-        futures = [
-            pool.submit(self._one, work, index, link)
-            for index, link in enumerate(self._connections)
-        ]
+        links, futures = self._connections, []
+        pool = ThreadPoolExecutor(len(links) or 1, "hermes-ssh")
         try:
-            concurrent.futures.wait(futures)
+            futures = [
+                pool.submit(self._one, work, index, link)
+                for index, link in enumerate(links)
+            ]
+            _wait(futures)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            self.close()  # which ends what runs
+            self._stop(links)
             raise
         finally:
-            pool.shutdown()
+            pool.shutdown(cancel_futures=True)
         results = {each.host: each for each in (f.result() for f in futures)}
         if check:
-            _raise_failures(results)
+            raise_failures(results)
         return results
+
+    def _stop(self, links: list[Connection]) -> None:
+        """End what runs; what is asked next begins anew."""
+        if links is self._connections and not self._interrupted.is_set():
+            self._connections = [each.again() for each in links]
+            interrupted, self._interrupted = self._interrupted, Event()
+            interrupted.set()
+        _close(links)
 
     def _one(
         self,
@@ -338,50 +340,21 @@ class Hosts:
         return Result(link.host.name, duration=duration, error=trouble)
 
 
-class _Teller:
-    """Hands lines to somebody, who hears of one machine at a time."""
-
-    def __init__(
-        self,
-        name: str,
-        on_line: Callable[[str, str], object],
-        lock: threading.Lock,
-    ) -> None:
-        self._name, self._on_line, self._lock = name, on_line, lock
-        self._lines = {"stdout": Lines(), "stderr": Lines()}
-
-    def take(self, stream: str, chunk: bytes) -> None:
-        self._tell(self._lines[stream].add(chunk))
-
-    def end(self) -> None:
-        for each in self._lines.values():
-            self._tell(each.end())
-
-    def _tell(self, lines: list[str]) -> None:
-        with self._lock:
-            for line in lines:
-                self._on_line(self._name, line)
+def _wait(futures: Sequence[Future[Result]]) -> None:
+    """Wait for all, or for the first error that is not a machine's."""
+    done, _ = concurrent.futures.wait(
+        futures, return_when=concurrent.futures.FIRST_EXCEPTION
+    )
+    for each in done:
+        each.result()
 
 
-class _Output:
-    """What is kept of the output of one command."""
-
-    def __init__(self, keep: int, teller: _Teller | None) -> None:
-        self._tails = {"stdout": Tail(keep), "stderr": Tail(keep)}
-        self._teller = teller
-
-    def take(self, stream: str, chunk: bytes) -> None:
-        self._tails[stream].add(chunk)
-        if self._teller is not None:
-            self._teller.take(stream, chunk)
-
-    def text(self, stream: str) -> str:
-        return self._tails[stream].text
-
-    def end(self) -> int:
-        if self._teller is not None:
-            self._teller.end()
-        return sum(each.num_dropped for each in self._tails.values())
+def _close(links: Iterable[Connection]) -> None:
+    links = tuple(links)
+    for each in links:  # first of all: what runs on one does not wait
+        each.end()
+    for each in links:
+        each.close()
 
 
 def public_key(ssh_key_file: str | Path) -> str:
@@ -391,19 +364,3 @@ def public_key(ssh_key_file: str | Path) -> str:
         InvalidSpec: If the key cannot be used.
     """
     return Login.read("", ssh_key_file).public_key
-
-
-def _complain(name: str, code: int, output: _Output) -> CommandFailed:
-    last = output.text("stderr").strip().rpartition("\n")[2][-300:]
-    return CommandFailed(f"{name}: exit code {code}: {last or 'no word'}")
-
-
-def _raise_failures(results: Mapping[str, Result]) -> None:
-    failed = [each.error for each in results.values() if each.error]
-    if failed:
-        more = f", and {n} more" if (n := len(failed) - _TOLD) > 0 else ""
-        told = "; ".join(str(each) for each in failed[:_TOLD])
-        raise HostsFailed(
-            f"{len(failed)} of {len(results)} machines failed: {told}{more}",
-            results,
-        )
