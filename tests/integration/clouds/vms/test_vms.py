@@ -22,6 +22,7 @@ from hermes.cloudbreak.clouds.google import (
     VMDescription,
     VMManager,
 )
+from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reaping import reap
 
 ZONES = ("us-central1-a", "us-central1-b")
@@ -95,7 +96,7 @@ def test_machines_come_run_and_go(
     assert live.calls.count("instances.getGuestAttributes") <= 2 * 16
 
 
-def boot(server: compute_server.Compute, name: str) -> None:
+def boot(server: compute_server.Compute, name: str, path: str = "") -> str:
     """Do what Google's guest agent does: run the start-up script."""
     deadline = time.monotonic() + 10
     while name not in server.names:
@@ -103,19 +104,24 @@ def boot(server: compute_server.Compute, name: str) -> None:
         time.sleep(0.01)
     host = f"127.0.0.1:{server.port}/metadata/z/{name}"
     script = server.metadata("GET", attribute(name, "startup-script"), b"")
-    subprocess.run(
+    path += os.environ["PATH"]
+    return subprocess.run(
         ["/bin/sh", "-c", script],
-        env={**os.environ, "GCE_METADATA_HOST": host},
+        env={**os.environ, "GCE_METADATA_HOST": host, "PATH": path},
         check=True,
         capture_output=True,
-    )
+        text=True,
+    ).stdout
 
 
 def attribute(name: str, key: str) -> str:
     return f"/metadata/z/{name}/computeMetadata/v1/instance/attributes/{key}"
 
 
-@pytest.mark.parametrize("script", ["exit 0", "#!/usr/bin/env python3\n"])
+@pytest.mark.parametrize(
+    "script",
+    ["exit 0", "#!/usr/bin/env python3\n", "setsid sleep 30 & echo a daemon"],
+)
 def test_a_startup_script_is_run_and_waited_for(
     live: compute_server.Compute,
     cloud: ComputeCloud,
@@ -130,6 +136,24 @@ def test_a_startup_script_is_run_and_waited_for(
         guest = live.find("swarm-000").guest
         assert guest["hermes", "startup"] == "0\n"
     timer.join()
+
+
+def test_a_startup_script_that_reboots_is_not_done_yet(
+    live: compute_server.Compute, cloud: ComputeCloud, tmp_path: Path
+) -> None:
+    cloud.create(
+        VMDescription("swarm", ZONES, startup_script="echo soon; exit 1"),
+        Stamp("alice", "run", int(time.time()) + 600),
+    )
+    tool = tmp_path / "systemctl"
+    tool.write_text("#!/bin/sh\necho stopping\n")
+    tool.chmod(0o755)
+    assert boot(live, "swarm-000", f"{tmp_path}:") == "soon\n"
+    guest = live.find("swarm-000").guest
+    assert guest["hermes", "startup"] == "running\n"
+    boot(live, "swarm-000")  # once more
+    assert guest["hermes", "startup"] == "1\n"
+    assert guest["hermes", "startup-log"] == "soon\n"
 
 
 def test_a_startup_script_that_fails_is_quoted_and_all_is_deleted(

@@ -34,14 +34,23 @@ tell() {
 }
 folder=$(mktemp -d)
 echo running | tell startup
+# Not through a pipe: what the script leaves running would hold it open.
+: >"$folder/log"
+tail -n +1 -f "$folder/log" &
+follower=$!
 {
     ask "$server/attributes/hermes-startup" >"$folder/script" &&
         chmod 700 "$folder/script" && "$folder/script"
-    echo $? >"$folder/code"
-} 2>&1 | tee "$folder/log"
-tail -n 20 "$folder/log" | tail -c 2000 | tell startup-log
-tell startup <"$folder/code"
-rm -r "$folder"
+} >>"$folder/log" 2>&1
+code=$?
+# Who reboots runs it again, and is done, or has failed, then.
+if [ "$(systemctl is-system-running 2>/dev/null)" != stopping ]; then
+    tail -n 20 "$folder/log" | tail -c 2000 | tell startup-log
+    echo $code | tell startup
+fi
+sleep 0.5
+kill $follower
+rm "$folder/script"
 """
 
 
