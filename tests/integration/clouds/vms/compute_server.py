@@ -133,6 +133,7 @@ class Compute:
             reason, or a function, called when it was done, before the answer.
         sold_out: Zones without machines.
         quotas: How many CPUs a region may have.
+        terse: How many reasons it leaves out where it has not enough.
         token: Whom it serves; everybody if empty.
         boot_seconds: From a request to a machine that runs.
         stop_seconds: From a request to a machine that is gone.
@@ -153,6 +154,7 @@ class Compute:
         self.faults: dict[int, tuple[int, str] | Callable[[], None]] = {}
         self.sold_out: set[str] = set()
         self.quotas: dict[str, int] = {}
+        self.terse = 0
         self.token = ""
         self.boot_seconds, self.stop_seconds = 30.0, 20.0
         self.operation_seconds, self.lag = 5.0, 0.0
@@ -239,6 +241,12 @@ class Compute:
             if (zone, name) in self._instances:
                 raise Refusal(409, "alreadyExists", f"'{name}' already exists")
         errors = self._lack(zone, len(names), properties["machineType"])
+        if errors:
+            # What bulkInsert says of minCount stands before the reason, which
+            # is not always given.
+            known = "VM_MIN_COUNT_NOT_REACHED"
+            text = f"Requested minimum count of {len(names)} VMs"
+            errors = [{"code": known, "message": text}, *errors[self.terse :]]
         now = self.today()
         for name in [] if errors else names:
             self._instances[zone, name] = Instance(
@@ -338,6 +346,11 @@ class Compute:
         return ("PROVISIONING", "STAGING", "RUNNING")[min(2, int(age * 2))]
 
     def _lack(self, zone, number, machine) -> list[dict[str, Any]]:
+        found = []
+        if zone in self.sold_out:
+            code = "ZONE_RESOURCE_POOL_EXHAUSTED"
+            message = f"The zone '{zone}' does not have enough resources"
+            found.append({"code": code, "message": message})
         region = zone.rpartition("-")[0]
         limit = self.quotas.get(region, 10**9)
         used = Counter(
@@ -350,18 +363,14 @@ class Compute:
                 "dimensions": {"region": region},
                 "limit": limit,
             }
-            return [
+            found.append(
                 {
                     "code": "QUOTA_EXCEEDED",
                     "message": f"Quota 'CPUS' exceeded. Limit: {limit}",
                     "errorDetails": [{"quotaInfo": info}],
                 }
-            ]
-        if zone in self.sold_out:
-            code = "ZONE_RESOURCE_POOL_EXHAUSTED"
-            message = f"The zone '{zone}' does not have enough resources"
-            return [{"code": code, "message": message}]
-        return []
+            )
+        return found
 
     def _operate(self, places, kind, errors, target="") -> dict[str, Any]:
         name = f"operation-{len(self._operations)}"

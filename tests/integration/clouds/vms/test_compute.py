@@ -13,10 +13,11 @@ from google.oauth2.credentials import Credentials
 
 from hermes.cloudbreak import errors
 from hermes.cloudbreak.clouds.google import ComputeCloud, VMDescription
+from hermes.cloudbreak.clouds.google._vm_bodies import why_failed
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reaping import reap
 from hermes.cloudbreak.reconciler import Reconciler
-from hermes.cloudbreak.specs import Key, Kind, NodePoolSpec, State
+from hermes.cloudbreak.specs import Cause, Key, Kind, NodePoolSpec, State
 from hermes.cloudbreak.testing import CloudSuite, FakeClock
 from hermes.cloudbreak.waiting import Clock
 
@@ -155,6 +156,47 @@ def test_a_quota_is_named_with_its_region_and_limit(
     ):
         reconciler.bring_up([SPEC], 600)
     assert compute.calls.count("instances.bulkInsert") == 1
+
+
+def test_a_quota_counts_more_than_a_stock_out(
+    compute: compute_server.Compute, reconciler: Reconciler
+) -> None:
+    compute.quotas = {"us-central1": 8}
+    compute.sold_out = {ZONES[0]}
+    with pytest.raises(errors.ResourceFailed, match=r"quota compute.*cpus of"):
+        reconciler.bring_up([SPEC], 600)
+    assert compute.calls.count("instances.bulkInsert") == 1
+
+
+def test_too_few_machines_without_a_reason_are_a_stock_out(
+    compute: compute_server.Compute, reconciler: Reconciler
+) -> None:
+    compute.sold_out, compute.terse = {ZONES[0]}, 1
+    reconciler.bring_up([SPEC], 600)
+    assert {compute.find(name).zone for name in compute.names} == {ZONES[1]}
+
+
+@pytest.mark.parametrize(
+    ("codes", "cause"),
+    [
+        (["VM_MIN_COUNT_NOT_REACHED"], Cause.STOCK_OUT),
+        (["VM_MIN_COUNT_NOT_REACHED", "STOCKOUT"], Cause.STOCK_OUT),
+        (["STOCKOUT", "QUOTA_EXCEEDED"], Cause.QUOTA),
+        (["VM_MIN_COUNT_NOT_REACHED", "QUOTA_EXCEEDED"], Cause.QUOTA),
+        (["VM_MIN_COUNT_NOT_REACHED", "INVALID_USAGE"], Cause.OTHER),
+    ],
+)
+def test_what_stands_beside_too_few_machines_is_why(
+    codes: list[str], cause: Cause
+) -> None:
+    text = "Quota 'NVIDIA_L4_GPUS' exceeded.  Limit: 0.0"
+    failures = [{"code": code, "message": text} for code in codes]
+    operation = {"error": {"errors": failures}}
+    found, reason = why_failed(operation, SPEC, ZONES[0])
+    assert found is cause
+    assert "NVIDIA_L4_GPUS" in reason
+    assert ("the quota NVIDIA_L4_GPUS is" in reason) == (cause is Cause.QUOTA)
+    assert why_failed({"status": "DONE"}, SPEC, ZONES[0]) is None
 
 
 @pytest.mark.parametrize("number", range(1, 13))

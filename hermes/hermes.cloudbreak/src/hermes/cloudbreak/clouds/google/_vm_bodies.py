@@ -7,6 +7,7 @@ from typing import Any
 
 from hermes.cloudbreak.clouds.google._startup import metadata
 from hermes.cloudbreak.clouds.google._vm_specs import VMDescription
+from hermes.cloudbreak.clouds.google._words import explain
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Cause, Key, Observed, State
 
@@ -31,6 +32,7 @@ _SHORTEST_RUN, _LONGEST_RUN = 30, 120 * 86400
 _STARTING = {"PENDING", "PROVISIONING", "STAGING"}
 _ENDING = {"DEPROVISIONING", "PENDING_STOP", "STOPPING"}
 
+_TOO_FEW, _QUOTA = "VM_MIN_COUNT_NOT_REACHED", "QUOTA_EXCEEDED"
 _STOCK_OUT = {
     "RESOURCE_POOL_EXHAUSTED",
     "STOCKOUT",
@@ -120,12 +122,13 @@ def why_failed(
     if not errors:
         return None
     codes = {each.get("code", "") for each in errors}
-    said = "; ".join(each.get("message", "") for each in errors)
-    if codes & _STOCK_OUT:
-        what = f"{spec.num_vms} x {spec.machine_type}"
-        return Cause.STOCK_OUT, f"none left of {what} in {zone} ({said})"
-    if "QUOTA_EXCEEDED" in codes:
+    said = "; ".join(filter(None, (e.get("message") for e in errors)))
+    said = said or "Google does not say why"
+    if _QUOTA in codes:  # it lasts longer, and is the same in all zones
         return Cause.QUOTA, _explain_quota(errors, said)
+    if codes & _STOCK_OUT or codes == {_TOO_FEW}:
+        what = f"{spec.num_vms} x {spec.machine_type}"
+        return Cause.STOCK_OUT, explain(Cause.STOCK_OUT, said, what, zone)
     return Cause.OTHER, f"{', '.join(sorted(codes))}: {said}"
 
 
@@ -140,7 +143,7 @@ def _explain_quota(errors: Iterable[Mapping[str, Any]], said: str) -> str:
                     f"the quota {quota.get('metricName', '')} of {where} is "
                     f"{quota.get('limit', 0):g} ({said})"
                 )
-    return f"a quota is too small ({said})"
+    return explain(Cause.QUOTA, said, "", "")
 
 
 def _judge(
