@@ -13,7 +13,7 @@ from google.oauth2.credentials import Credentials
 
 from hermes.cloudbreak import errors
 from hermes.cloudbreak.clouds.google import ComputeCloud, VMDescription
-from hermes.cloudbreak.clouds.google._vm_bodies import why_failed
+from hermes.cloudbreak.clouds.google._vm_bodies import why_failed, zone_of
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reaping import reap
 from hermes.cloudbreak.reconciler import Reconciler
@@ -423,7 +423,60 @@ def test_machines_of_others_are_not_deleted_with_ours(
         pytest.raises(errors.Refused, match="is there 2 times"),
     ):
         anybodys.delete(KEY)
+    mine = cloud.instances(KEY)
+    assert {zone_of(each) for each in mine} == {ZONES[0]}
     reconciler.take_down([KEY])
     assert len(compute.names) == SPEC.num_vms
     (found,) = cloud.observe()
     assert found.labels["hermes-owner"] == "bob"
+
+
+def test_who_has_lost_its_program_is_told_from_others_by_its_run(
+    compute: compute_server.Compute,
+    reach: Callable[[], ComputeCloud],
+    reconciler: Reconciler,
+    stamp: Stamp,
+    fake_clock: FakeClock,
+) -> None:
+    """Somebody, who created nothing, ends one run and not the other."""
+    reconciler.bring_up([SPEC], 600)
+    other = replace(stamp, run="other")
+    with reach() as theirs:
+        theirs.find = lambda _key: None  # it looked before ours were there
+        theirs.create(replace(SPEC, zones=("europe-west4-a",)), other)
+    fake_clock.advance(60)
+    with reach() as again:  # after both were killed
+        with pytest.raises(errors.AlreadyThere):
+            again.create(SPEC, other)
+        assert again.find(KEY).labels["hermes-run"] == "other"
+    with reach() as anybodys:
+        Reconciler(anybodys, other, clock=fake_clock.clock).take_down([KEY])
+        assert {compute.find(name).zone for name in compute.names} == {
+            ZONES[0]
+        }
+        (found,) = anybodys.observe()
+        assert Stamp.read(found.labels) == stamp
+        assert len(anybodys.logs(found.key)) == SPEC.num_vms
+
+
+def test_an_order_is_not_taken_for_the_machines_of_others(
+    compute: compute_server.Compute,
+    cloud: ComputeCloud,
+    reach: Callable[[], ComputeCloud],
+    stamp: Stamp,
+    fake_clock: FakeClock,
+) -> None:
+    compute.operation_seconds = compute.lag = 100
+    cloud.find = lambda _key: None
+    with reach() as theirs:
+        theirs.create(SPEC, replace(stamp, owner="bob"))
+    fake_clock.advance(150)  # theirs are ready, and ours not listed yet
+    cloud.create(replace(SPEC, zones=(ZONES[1],)), stamp)
+    found = {each.labels["hermes-owner"]: each for each in cloud.observe()}
+    assert found["bob"].state is State.READY
+    assert found["alice"].state is State.CREATING
+    cloud.delete(found["bob"].key)
+    fake_clock.advance(90)
+    assert [e.labels["hermes-owner"] for e in cloud.observe()] == ["alice"]
+    fake_clock.advance(90)
+    assert {compute.find(name).zone for name in compute.names} == {ZONES[1]}

@@ -65,11 +65,17 @@ class Key:
         kind: Its kind.
         name: Its name.
         cluster: The cluster that a node pool belongs to.
+        whose: Owner and run of what was observed, where a name may be given
+            twice: it has the cloud find the same one again. Two keys that
+            differ in nothing else are equal.
     """
 
     kind: Kind
     name: str
     cluster: str = ""
+    whose: tuple[str, str] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     def __str__(self) -> str:
         of = f" of cluster {self.cluster}" if self.cluster else ""

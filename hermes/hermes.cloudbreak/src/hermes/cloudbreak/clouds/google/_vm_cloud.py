@@ -44,6 +44,10 @@ _AT_ONCE = 16  # machines that are deleted at the same time
 _ENDING = {"DEPROVISIONING", "PENDING_STOP", "STOPPING"}
 
 
+# Owner and run.
+_Whose = tuple[str, str]
+
+
 @dataclass(frozen=True)
 class _Order:
     """That a swarm was asked for, and what came of it."""
@@ -54,10 +58,14 @@ class _Order:
     labels: Mapping[str, str]
     failure: tuple[Cause, str] | None = None
 
+    @property
+    def whose(self) -> _Whose:
+        return self.labels[OWNER], self.labels[RUN]
+
     def observed(self) -> Observed:
         cause, reason = self.failure or (Cause.OTHER, "")
         return Observed(
-            self.spec.key,
+            replace(self.spec.key, whose=self.whose),
             State.BROKEN if self.failure else State.CREATING,
             dict(self.labels),
             cause,
@@ -104,8 +112,8 @@ class ComputeCloud:
         self._clock = clock or Clock()
         self._lock = threading.Lock()
         self._orders: dict[Key, _Order] = {}
-        # Owner and run of what was asked for here.
-        self._ours: dict[Key, tuple[str, str]] = {}
+        # Whose is what was asked for here.
+        self._ours: dict[Key, _Whose] = {}
         self._request_ids: dict[tuple[Key, str], str] = {}
 
     def __repr__(self) -> str:
@@ -127,9 +135,11 @@ class ComputeCloud:
         orders = self._look_at_orders()
         listed = self._api.list_instances(stamped_filter(owner))
         found = []
-        for (name, *_), instances in _by_run(listed).items():
-            key = Key(Kind.VM, name)
-            order = orders.pop(key, None)
+        for (name, whose), instances in _by_run(listed).items():
+            key = Key(Kind.VM, name, whose=whose)
+            order = _of(whose, orders.get(key))
+            if order is not None:
+                del orders[key]
             found.append(_combine(key, instances, order))
         return found + [
             each.observed()
@@ -140,24 +150,54 @@ class ComputeCloud:
     def find(self, key: Key) -> Observed | None:
         """See `Cloud.find`."""
         order = self._look_at_orders().get(key)
-        if instances := self.instances(key):
-            return _combine(key, instances, order)
-        return order.observed() if order else None
+        listed = self._list(key)
+        runs, wanted = _runs(key, listed), self._whose(key)
+        if wanted not in runs:
+            if order is not None:
+                return order.observed()
+            # Its name is taken, whoever has taken it.
+            wanted = min(runs, default=None)
+        key = replace(key, whose=wanted)
+        if wanted is not None:
+            return _combine(key, runs[wanted], _of(wanted, order))
+        return look(key, listed, is_coming=False) if listed else None
 
     def instances(self, key: Key) -> list[dict[str, Any]]:
-        """List a swarm's machines, as Google describes them, by name."""
+        """List a swarm's machines, as Google describes them, by name.
+
+        Raises:
+            Refused: If there are several of that name, and this one is none
+                of them that was observed or created here.
+        """
+        runs = _runs(key, self._list(key))
+        if (wanted := self._whose(key)) is not None:
+            return runs.get(wanted, [])
+        if len(runs) > 1:
+            raise Refused(
+                f"{key} is there {len(runs)} times, of {sorted(runs)}: say "
+                "whose, by a key that was observed"
+            )
+        return next(iter(runs.values()), [])
+
+    def _list(self, key: Key) -> list[dict[str, Any]]:
         found = self._api.list_instances(names_filter(key.name))
         return sorted(found, key=lambda each: str(each["name"]))
+
+    def _whose(self, key: Key) -> _Whose | None:
+        return key.whose or self._ours.get(key)
 
     def create(self, spec: Spec, stamp: Stamp) -> None:
         """See `Cloud.create`."""
         if not isinstance(spec, VMDescription):
             raise Refused(f"{spec.key}: this is a cloud of virtual machines")
+        key = replace(spec.key, whose=(stamp.owner, stamp.run))
         # Names are unique in a zone only; and an order is no machine yet.
-        if self.find(spec.key) is not None:
-            raise AlreadyThere(f"{spec.key} already exists")
+        found = self.find(key)
+        if found is None or found.key.whose == key.whose:
+            self._ours[key] = (stamp.owner, stamp.run)
+        if found is not None:
+            raise AlreadyThere(f"{key} already exists")
         today, zone = self._clock.today(), spec.zones[0]
-        self._ours[spec.key] = (stamp.owner, stamp.run)
         labels = labels_of(spec, stamp, today)
         body = bulk_body(spec, stamp, labels, today)
         # The same again where no answer came: Google then does it once.
@@ -179,13 +219,8 @@ class ComputeCloud:
 
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
-        with self._lock:
-            for each in [k for k in self._request_ids if k[0] == key]:
-                del self._request_ids[each]  # what comes later is another
-            order = self._orders.get(key)
-            if order is not None and order.failure is not None:
-                del self._orders[key]
-        instances = self._choose(key, self.instances(key))
+        instances = self.instances(key)
+        order = self._forget(key)
         if not instances and order is None:
             raise NotThere(f"{key} does not exist")
         doomed = [i for i in instances if i["status"] not in _ENDING]
@@ -193,23 +228,18 @@ class ComputeCloud:
             for future in [pool.submit(self._end, each) for each in doomed]:
                 future.result()
 
-    def _choose(
-        self, key: Key, instances: list[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """Choose one run's swarm; others may have machines of such names."""
-        runs = {
-            (owner, run): machines
-            for (name, owner, run), machines in _by_run(instances).items()
-            if name == key.name
-        }
-        if (ours := self._ours.get(key)) is not None:
-            return runs.get(ours, [])
-        if len(runs) > 1:
-            raise Refused(
-                f"{key} is there {len(runs)} times, of {sorted(runs)}: it "
-                "takes the program that created one to delete it"
-            )
-        return next(iter(runs.values()), [])
+    def _forget(self, key: Key) -> _Order | None:
+        """Forget what was asked for; give it, if that is what is deleted."""
+        wanted, ours = self._whose(key), self._ours.get(key)
+        if wanted != ours:
+            return None
+        with self._lock:
+            for each in [k for k in self._request_ids if k[0] == key]:
+                del self._request_ids[each]  # what comes later is another
+            order = self._orders.get(key)
+            if order is not None and order.failure is not None:
+                del self._orders[key]
+        return order
 
     def guest_attributes(
         self, instance: Mapping[str, Any], namespace: str
@@ -272,15 +302,30 @@ class ComputeCloud:
 
 def _by_run(
     instances: Iterable[dict[str, Any]],
-) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """Sort machines by swarm, owner and run; without strangers' machines."""
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+) -> dict[tuple[str, _Whose], list[dict[str, Any]]]:
+    """Sort machines by swarm and run; without strangers' machines."""
+    found: dict[tuple[str, _Whose], list[dict[str, Any]]] = defaultdict(list)
     for each in instances:
         labels = each.get("labels", {})
         if SWARM in labels and OWNER in labels:
-            whose = labels[SWARM], labels[OWNER], labels.get(RUN, "")
-            found[whose].append(each)
+            whose = labels[OWNER], labels.get(RUN, "")
+            found[labels[SWARM], whose].append(each)
     return found
+
+
+def _runs(
+    key: Key, instances: Iterable[dict[str, Any]]
+) -> dict[_Whose, list[dict[str, Any]]]:
+    """Sort machines that have a swarm's names by run."""
+    return {
+        whose: machines
+        for (name, whose), machines in _by_run(instances).items()
+        if name == key.name
+    }
+
+
+def _of(whose: _Whose, order: _Order | None) -> _Order | None:
+    return order if order is not None and order.whose == whose else None
 
 
 def _combine(
