@@ -36,6 +36,8 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 PrintMotd no
 MaxStartups 100
+# bash reads nobody's ~/.bashrc so deep down
+SetEnv SHLVL=9
 Subsystem sftp internal-sftp
 """
 

@@ -13,7 +13,11 @@ from google.oauth2.credentials import Credentials
 
 from hermes.cloudbreak import errors
 from hermes.cloudbreak.clouds.google import ComputeCloud, VMDescription
-from hermes.cloudbreak.clouds.google._vm_bodies import why_failed, zone_of
+from hermes.cloudbreak.clouds.google._vm_bodies import (
+    address_of,
+    why_failed,
+    zone_of,
+)
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reaping import reap
 from hermes.cloudbreak.reconciler import Reconciler
@@ -480,3 +484,28 @@ def test_an_order_is_not_taken_for_the_machines_of_others(
     assert [e.labels["hermes-owner"] for e in cloud.observe()] == ["alice"]
     fake_clock.advance(90)
     assert {compute.find(name).zone for name in compute.names} == {ZONES[1]}
+
+
+@pytest.mark.parametrize(
+    ("interface", "address"),
+    [
+        (
+            {"networkIP": "10.0.0.2", "accessConfigs": [{"natIP": "8.8.8.8"}]},
+            "8.8.8.8",
+        ),
+        ({"networkIP": "10.0.0.2", "accessConfigs": [{}]}, "10.0.0.2"),
+        ({"ipv6Address": "fd20::1"}, "fd20::1"),
+        (
+            {
+                "ipv6Address": "fd20::1",
+                "ipv6AccessConfigs": [{"externalIpv6": "2600::1"}],
+            },
+            "2600::1",
+        ),
+        ({}, ""),
+    ],
+)
+def test_machines_are_reached_where_they_can_be(
+    interface: dict, address: str
+) -> None:
+    assert address_of({"networkInterfaces": [interface]}) == address

@@ -54,13 +54,17 @@ def test_one_that_fails_does_not_hide_the_others(hosts: Hosts) -> None:
 
 
 def test_a_time_limit_ends_what_runs_there(hosts: Hosts) -> None:
-    command = "echo $$; trap '' TERM; [ {n} = 1 ] || exit 0; sleep 600"
+    command = """
+        echo $$; trap '' TERM; [ {n} = 1 ] || exit 0
+        setsid sleep 600 & echo $!; sleep 600
+    """
     results = hosts.run(command, n=[0, 1, 2], timeout=1, check=False)
     late = results["vm-1"]
     assert isinstance(late.error, errors.CommandTimeout)
     assert re.search("took more than 1 s and was ended", str(late.error))
     assert late.duration < 10
-    sshd.wait_gone(int(late.stdout))
+    for pid in late.stdout.split():
+        sshd.wait_gone(int(pid))
     assert results["vm-0"].error is results["vm-2"].error is None
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +89,6 @@ timeout 300 sleep 300 &
 setsid sleep 300 &
 (setsid sleep 300 &)
 env -i timeout 300 sleep 300 &
-setsid sh -c 'trap "" TERM; sleep 300; sleep 300' &
 """
 
 
@@ -202,3 +202,23 @@ with Hosts([{host!r}], {sshd.USERNAME!r}, {str(ssh_key)!r}) as hosts:
         pid = int(program.stdout.readline())
         program.kill()
     sshd.wait_gone(pid)
+
+
+def test_several_threads_may_ask_the_same_machines(hosts: Hosts) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: hosts.run(f"echo {n}"), range(4)))
+    for n, results in enumerate(found):
+        assert {each.stdout for each in results.values()} == {f"{n}\n"}
+
+
+def test_what_runs_on_more_machines_than_connect_at_once_runs_at_once(
+    machines: list[sshd.Sshd], ssh_key: Path, tmp_path: Path
+) -> None:
+    many = [replace(machines[0].host, name=f"vm-{i}") for i in range(70)]
+    wait = f"""
+        touch {tmp_path}/{{n}}
+        while [ "$(ls {tmp_path} | wc -l)" -lt 70 ]; do sleep 1; done
+    """
+    with Hosts(many, sshd.USERNAME, ssh_key) as hosts:
+        results = hosts.run(wait, n=range(70), timeout=60)
+    assert len(results) == 70

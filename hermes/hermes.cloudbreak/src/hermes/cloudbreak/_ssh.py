@@ -125,9 +125,9 @@ class Login:
 
 
 class Connection:
-    """A connection to one machine; one thread at a time uses it.
+    """A connection to one machine, for any number of threads.
 
-    Any thread may end it, in the middle of whatever it does.
+    Any of them may end it, in the middle of whatever others do.
 
     Args:
         host: Which machine.
@@ -145,6 +145,7 @@ class Connection:
         self._clock = clock
         self._limit = answer_timeout
         self._dialer = Dialer(answer_timeout)
+        self._opening = threading.Lock()
         self._transport: paramiko.Transport | None = None
 
     @property
@@ -168,27 +169,9 @@ class Connection:
             HostUnreachable: If there was no answer, or none of SSH, or the
                 connection was closed for good.
         """
-        if self._transport is not None and self._transport.is_active():
-            return
-        self._drop()
-        try:
-            self._transport = self._connect(timeout)
-            if self.is_closed:  # while it was made, and not heard of
-                self._drop()
-                raise EOFError("it was closed")
-        except HostKeyMismatch:
-            raise
-        except paramiko.AuthenticationException as error:
-            raise LoginRefused(
-                f"{self.host.name} does not let {self._login.username} in "
-                f"with this key ({error}): compare username and ssh_key_file"
-            ) from error
-        except _TROUBLE as error:
-            why = "it was closed" if self.is_closed else _say(error)
-            raise HostUnreachable(
-                f"{self.host.name} does not answer on {_place(self.host)} "
-                f"({why})"
-            ) from error
+        with self._opening:
+            if self._transport is None or not self._transport.is_active():
+                self._open(timeout)
 
     def end(self) -> None:
         """Have nothing go on, and nothing begin; wait for nobody."""
@@ -243,6 +226,27 @@ class Connection:
         """
         with self._files(timeout, f"{remote} to {local}") as (sftp, check):
             get(sftp, remote, local, check)
+
+    def _open(self, timeout: float) -> None:
+        self._drop()
+        try:
+            self._transport = self._connect(timeout)
+            if self.is_closed:  # while it was made, and not heard of
+                self._drop()
+                raise EOFError("it was closed")
+        except HostKeyMismatch:
+            raise
+        except paramiko.AuthenticationException as error:
+            raise LoginRefused(
+                f"{self.host.name} does not let {self._login.username} in "
+                f"with this key ({error}): compare username and ssh_key_file"
+            ) from error
+        except _TROUBLE as error:
+            why = "it was closed" if self.is_closed else _say(error)
+            raise HostUnreachable(
+                f"{self.host.name} does not answer on {_place(self.host)} "
+                f"({why})"
+            ) from error
 
     def _connect(self, timeout: float) -> paramiko.Transport:
         host = self.host

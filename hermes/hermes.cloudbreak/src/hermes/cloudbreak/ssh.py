@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Self
@@ -74,7 +76,9 @@ class Hosts:
         if len({each.name for each in self.hosts}) < len(self.hosts):
             raise InvalidSpec("two machines have one name: give each its own")
         self._interrupted = threading.Event()
-        self._clock = clock or Clock(sleep=self._sleep)
+        self._clock = clock or Clock()
+        if self._clock.sleep is time.sleep:  # which Ctrl-C here cannot end
+            self._clock = replace(self._clock, sleep=self._sleep)
         self._timeout = connect_timeout
         self._slots = threading.BoundedSemaphore(_AT_ONCE)
         login = Login.read(username, ssh_key_file)
@@ -122,13 +126,17 @@ class Hosts:
         """Run a command on all machines at once.
 
         It is run by ``sh`` in a session of its own, which ends with the
-        connection: what was put in the background goes on after the command,
-        what runs when this program is killed does not. (A program that has
+        connection: what was put in the background goes on after the command;
+        what it began is ended with it, in whatever session, at its time limit
+        and when this program is killed or interrupted. (A program that has
         become another user with sudo cannot be ended so.)
 
         Args:
             command: What to run. ``{shard}`` in it becomes the machine's value
-                of the keyword ``shard``, quoted for the shell.
+                of the keyword ``shard``, whatever is in it: it is never
+                read as code, unless by a program that you hand it to as such
+                (``eval``, ``ssh``). Other users of a machine may see it in
+                the list of its processes.
             timeout: Seconds until it is ended, by SIGTERM and 5 s later by
                 SIGKILL.
             check: Whether to raise where something went wrong; else look at
@@ -136,6 +144,7 @@ class Hosts:
             on_line: Called with the machine's name and a line of its output,
                 as they come, by one thread at a time.
             keep: Bytes of each stream of each machine that are kept: its end.
+                What is no UTF-8 among them becomes U+FFFD.
             **per_vm: Lists of one value for each machine, in their order.
 
         Returns:
@@ -143,7 +152,9 @@ class Hosts:
 
         Raises:
             HostsFailed: If it went wrong on some; it has all results.
-            InvalidSpec: If a list of values does not fit; nothing was run.
+            InvalidSpec: If a list of values does not fit, a value stands
+                between quotes, in a here-document or in a comment, or no
+                machine takes so long a command; nothing was run.
         """
         check_places((command,), tuple(per_vm))
         commands = [

@@ -241,7 +241,13 @@ def zone_of(instance: Mapping[str, Any]) -> str:
 def address_of(instance: Mapping[str, Any]) -> str:
     """Tell where a machine is reached: from outside, where it can be."""
     interface = instance["networkInterfaces"][0]
-    for each in interface.get("accessConfigs", ()):
-        if address := each.get("natIP"):
-            return str(address)
-    return str(interface.get("networkIP", ""))
+    outside, newer = (
+        [each.get(name) for each in interface.get(configs, ())]
+        for configs, name in (
+            ("accessConfigs", "natIP"),
+            ("ipv6AccessConfigs", "externalIpv6"),
+        )
+    )
+    inside = [interface.get("networkIP")]
+    others = [*newer, interface.get("ipv6Address")]
+    return str(next(filter(None, [*outside, *inside, *others]), ""))
