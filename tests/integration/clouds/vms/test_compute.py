@@ -397,6 +397,10 @@ def test_tokens_are_renewed_once_and_never_said(
         ({"gpu_type": "nvidia-tesla-t4"}, "give both or none"),
         ({"max_run_seconds": 5}, "give at least 30"),
         ({"machine_type": "g2-standard-4"}, "g2-standard-4"),
+        (
+            {"startup_script": "a", "metadata": {"startup-script": "b"}},
+            "two start-up scripts",
+        ),
     ],
 )
 def test_wrong_descriptions_are_refused_before_anything_is_sent(

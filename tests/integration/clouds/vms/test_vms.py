@@ -178,6 +178,22 @@ def test_a_startup_script_that_fails_is_quoted_and_all_is_deleted(
     assert live.names == []
 
 
+def test_machines_whose_keys_are_not_known_yet_are_waited_for(
+    live: compute_server.Compute,
+    cloud: ComputeCloud,
+    machine: sshd.Sshd,
+    ssh_key: Path,
+) -> None:
+    ((space, kind),) = live.guest
+    known, live.guest[space, kind] = live.guest[space, kind], "\n"
+    timer = threading.Timer(1, live.guest.update, [{(space, kind): known}])
+    timer.start()
+    vms = manager(cloud, machine)
+    with vms.manage(1, sshd.USERNAME, ssh_key) as swarm:
+        assert swarm.run("echo up")["swarm-000"].stdout == "up\n"
+    timer.join()
+
+
 def test_machines_that_are_never_set_up_are_named(
     live: compute_server.Compute,
     cloud: ComputeCloud,
@@ -188,7 +204,9 @@ def test_machines_that_are_never_set_up_are_named(
         cloud, machine, startup_script="true", manager={"timeout": 2}
     )
     with (
-        pytest.raises(errors.WaitTimeout, match=r"2 of 2 .*as swarm-000"),
+        pytest.raises(
+            errors.WaitTimeout, match=r"2 of 2 .*as swarm-000: .*guest"
+        ),
         vms.manage(2, sshd.USERNAME, ssh_key),
     ):
         pass

@@ -91,5 +91,7 @@ def read_startup(attributes: Mapping[str, str]) -> Startup:
 def read_keys(attributes: Mapping[str, str]) -> tuple[str, ...]:
     """Read the guest attributes of `HOST_KEYS`, from Google's guest agent."""
     return tuple(
-        f"{kind} {key.strip()}" for kind, key in sorted(attributes.items())
+        f"{kind} {key.strip()}"
+        for kind, key in sorted(attributes.items())
+        if key.strip()
     )

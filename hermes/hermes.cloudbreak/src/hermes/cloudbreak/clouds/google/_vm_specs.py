@@ -91,6 +91,11 @@ class VMDescription(VMSpec):
                 f"max_run_seconds={self.max_run_seconds!r} of {self.name}: "
                 "give at least 30, or None"
             )
+        if self.startup_script and "startup-script" in self.metadata:
+            raise InvalidSpec(
+                f"{self.name} has two start-up scripts: give startup_script, "
+                "or startup-script of its metadata, which is not waited for"
+            )
         check_gpus(self.machine_type, self.gpu_type, self.num_gpus)
 
     @property

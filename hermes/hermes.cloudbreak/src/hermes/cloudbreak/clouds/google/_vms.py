@@ -171,7 +171,9 @@ class VMManager:
                 raise WaitTimeout(
                     f"after {self._timeout:g} s {len(missing)} of "
                     f"{spec.num_vms} machines are not set up, such as "
-                    f"{missing[0]}: look at `hermes-cloud logs`"
+                    f"{missing[0]}: its start-up script goes on, or its image "
+                    "has no guest agent of Google's, which tells of host "
+                    "keys; look at `hermes-cloud logs`"
                 )
 
     def _look_after(self, spec: VMDescription) -> list[dict[str, Any]]:
@@ -207,6 +209,7 @@ class VMManager:
             keys = read_keys(self._cloud.guest_attributes(instance, HOST_KEYS))
         except CloudUnavailable:
             return None
-        if not keys:
+        address = address_of(instance)
+        if not keys or not address:
             return None
-        return Host(name, address_of(instance), self._port, keys)
+        return Host(name, address, self._port, keys)
