@@ -513,3 +513,23 @@ def test_machines_are_reached_where_they_can_be(
     interface: dict, address: str
 ) -> None:
     assert address_of({"networkInterfaces": [interface]}) == address
+
+
+def test_both_of_one_name_are_reaped_one_after_the_other(
+    compute: compute_server.Compute,
+    reach: Callable[[], ComputeCloud],
+    stamp: Stamp,
+    fake_clock: FakeClock,
+) -> None:
+    for owner, zone in (("alice", ZONES[0]), ("bob", ZONES[1])):
+        with reach() as one:
+            one.find = lambda _key: None
+            spec = replace(SPEC, zones=(zone,))
+            one.create(spec, replace(stamp, owner=owner))
+    fake_clock.advance(60)
+    left = 2 * SPEC.num_vms
+    while left:
+        with reach() as anybodys:
+            reap(anybodys, older_than=0, clock=fake_clock.clock)
+        assert len(compute.names) < left
+        left = len(compute.names)

@@ -25,20 +25,23 @@ HERMES_COMMAND=$2 setsid sh -c "$1" 3<&- &
 main=$!
 mark=$2
 members() {{
-    grep -ls "HERMES_COMMAND=$mark" /proc/[0-9]*/environ | cut -d/ -f3
-    for each in /proc/[0-9]*/stat; do
-        read -r found <"$each" || continue
-        set -- ${{found##*) }}
-        if [ "$4" = $main ] && [ "$1" != Z ]; then
-            found=${{each%/stat}}
-            echo "${{found#/proc/}}"
-        fi
-    done
+    {{
+        grep -ls "HERMES_COMMAND=$mark" /proc/[0-9]*/environ | cut -d/ -f3
+        for each in /proc/[0-9]*/stat; do
+            read -r found <"$each" || continue
+            set -- ${{found##*) }}
+            if [ "$4" = $main ] && [ "$1" != Z ]; then
+                found=${{each%/stat}}
+                echo "${{found#/proc/}}"
+            fi
+        done
+    }} | sort -u
 }}
 (
     read -r line <&3
     trap "" TERM
-    kill -TERM -$main $(members)
+    found=$(members)
+    kill -TERM ${{found:--$main}}  # to each once: it may take a moment
     turn=0
     while [ $turn -lt {2 * GRACE} ] && [ "$(members)" ]; do
         sleep 0.5
