@@ -79,7 +79,8 @@ def test_a_flood_does_not_outlast_the_time_limit(hosts: Hosts) -> None:
 def test_a_flood_from_the_background_is_left_behind(hosts: Hosts) -> None:
     results = hosts.run("yes & echo $! >&2", keep=100)
     for each in results.values():
-        os.kill(int(each.stderr), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # nobody reads it
+            os.kill(int(each.stderr), signal.SIGKILL)
         assert each.exit_code == 0
         assert each.duration < 8
 

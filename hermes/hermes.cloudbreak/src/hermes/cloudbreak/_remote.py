@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hermes.cloudbreak.errors import InvalidSpec
 
-__all__ = ("GRACE", "Host", "guard")
+__all__ = ("GRACE", "Host", "guard", "place")
 
 # Seconds between asking programs to end and ending them.
 GRACE = 5
@@ -135,3 +135,9 @@ def guard(command: str) -> bytes:
             f"{_LONGEST}: put it, or its input, into a file with `put`"
         )
     return wrapped
+
+
+def place(host: Host) -> str:
+    """Say where a machine is."""
+    address = f"[{host.address}]" if ":" in host.address else host.address
+    return f"{address}:{host.port}"

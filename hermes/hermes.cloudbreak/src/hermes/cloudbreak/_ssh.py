@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hermes.cloudbreak._copying import get, put
 from hermes.cloudbreak._dialer import Dialer
-from hermes.cloudbreak._remote import GRACE, Host
+from hermes.cloudbreak._remote import GRACE, Host, place
 from hermes.cloudbreak.errors import (
     CommandTimeout,
     ConnectionLost,
@@ -178,7 +178,7 @@ class Connection:
         self._dialer.close()
 
     def close(self) -> None:
-        """End it, and with it what runs."""
+        """End it, and with it what runs; wait until it has ended."""
         self.end()
         self._drop()
 
@@ -244,7 +244,7 @@ class Connection:
         except _TROUBLE as error:
             why = "it was closed" if self.is_closed else _say(error)
             raise HostUnreachable(
-                f"{self.host.name} does not answer on {_place(self.host)} "
+                f"{self.host.name} does not answer on {place(self.host)} "
                 f"({why})"
             ) from error
 
@@ -278,7 +278,7 @@ class Connection:
         found = transport.get_remote_server_key()
         if found.get_base64() not in {k.split()[1] for k in self.host.keys}:
             raise HostKeyMismatch(
-                f"{self.host.name}: who answers on {_place(self.host)} has "
+                f"{self.host.name}: who answers on {place(self.host)} has "
                 f"another {found.get_name()} key ({found.fingerprint}) than "
                 "the machine is known by; if it was not set up anew, somebody "
                 "is in between"
@@ -332,12 +332,10 @@ class Connection:
                     break
             elif now >= deadline:
                 return False
-            pause = max(0.001, min(_LOOK, deadline - now))
-            if channel.eof_received:
-                channel.status_event.wait(pause)
-            else:
-                ready.poll(pause * 1000)
-            _read(channel, take)
+            # Not while there is something: what comes while one of the two
+            # streams is emptied is not always told.
+            if not _read(channel, take):
+                _wait(channel, ready, max(0.001, min(_LOOK, deadline - now)))
         for _ in range(_WINDOW // _CHUNK):  # what is left, if it ever ends
             _read(channel, take)
         if channel.exit_status < 0:
@@ -376,17 +374,23 @@ def _want_keys(transport: paramiko.Transport, host: Host) -> None:
     options.key_types = sorted(options.key_types, key=lambda k: k not in known)
 
 
-def _read(channel: paramiko.Channel, take: Take) -> None:
+def _wait(
+    channel: paramiko.Channel, ready: select.poll, seconds: float
+) -> None:
+    if channel.eof_received:  # then only the exit code can come
+        channel.status_event.wait(seconds)
+    else:
+        ready.poll(seconds * 1000)
+
+
+def _read(channel: paramiko.Channel, take: Take) -> bool:
     """Read what is there; not all that comes: that may have no end."""
-    if channel.recv_ready():
+    has_output, has_errors = channel.recv_ready(), channel.recv_stderr_ready()
+    if has_output:
         take("stdout", channel.recv(_CHUNK))
-    if channel.recv_stderr_ready():
+    if has_errors:
         take("stderr", channel.recv_stderr(_CHUNK))
-
-
-def _place(host: Host) -> str:
-    address = f"[{host.address}]" if ":" in host.address else host.address
-    return f"{address}:{host.port}"
+    return has_output or has_errors
 
 
 def _say(error: Exception) -> str:
