@@ -182,6 +182,8 @@ def test_a_machine_that_hangs_is_given_up(
     assert isinstance(results["hanging"].error, errors.ConnectionLost)
     assert copied["vm-0"].error is None
     assert isinstance(copied["hanging"].error, errors.CopyFailed)
+    for each in (results["hanging"], copied["hanging"]):
+        assert "(no answer in 1 s)" in str(each.error)
     assert results["hanging"].duration + copied["hanging"].duration < 8
 
 

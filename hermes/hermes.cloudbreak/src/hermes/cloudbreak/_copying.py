@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hermes.cloudbreak._ssh import Sftp
 
-__all__ = ("get", "put")
+__all__ = ("get", "put", "say")
 
 # Called with bytes so far, and in all.
 _Check = Callable[[int, int], object]
@@ -60,6 +60,14 @@ def get(sftp: Sftp, remote: str, local: Path, check: _Check) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def say(error: Exception) -> str:
+    """Say what went wrong, also where SFTP has one word for all that may."""
+    said = str(error) or type(error).__name__
+    if said == "Failure":
+        return "it does not say why: is its disk full, or that a folder?"
+    return said
 
 
 def _check_whole(size: int, wanted: int) -> None:

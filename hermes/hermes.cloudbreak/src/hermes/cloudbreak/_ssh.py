@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hermes.cloudbreak._copying import get, put
+from hermes.cloudbreak._copying import get, put, say
 from hermes.cloudbreak._dialer import Dialer
 from hermes.cloudbreak._remote import GRACE, Host, place
 from hermes.cloudbreak.errors import (
@@ -242,7 +242,7 @@ class Connection:
                 f"with this key ({error}): compare username and ssh_key_file"
             ) from error
         except _TROUBLE as error:
-            why = "it was closed" if self.is_closed else _say(error)
+            why = "it was closed" if self.is_closed else say(error)
             raise HostUnreachable(
                 f"{self.host.name} does not answer on {place(self.host)} "
                 f"({why})"
@@ -290,17 +290,22 @@ class Connection:
                 channel.exec_command(command)
                 channel.fileno()  # there may be no more of them
         except _TROUBLE as error:
-            raise self._lost(_say(error)) from error
+            raise self._lost(say(error)) from error
         return channel
 
     @contextlib.contextmanager
     def _answered(self) -> Iterator[paramiko.Channel]:
         """Begin something; end the connection if that is not answered."""
+        began = self._clock.now()
         watch = threading.Timer(self._limit, self._dialer.cut)
         watch.daemon = True
         watch.start()
         try:
             yield self._live.open_session(timeout=self._limit)
+        except _TROUBLE as error:
+            if self._clock.now() < began + self._limit:
+                raise
+            raise EOFError(f"no answer in {self._limit:g} s") from error
         finally:
             watch.cancel()
 
@@ -361,7 +366,7 @@ class Connection:
                 yield paramiko.SFTPClient(channel), check
         except _TROUBLE as error:
             raise CopyFailed(
-                f"{self.host.name}: cannot copy {what} ({_say(error)})"
+                f"{self.host.name}: cannot copy {what} ({say(error)})"
             ) from error
 
 
@@ -391,10 +396,3 @@ def _read(channel: paramiko.Channel, take: Take) -> bool:
     if has_errors:
         take("stderr", channel.recv_stderr(_CHUNK))
     return has_output or has_errors
-
-
-def _say(error: Exception) -> str:
-    said = str(error) or type(error).__name__
-    if said == "Failure":  # all that SFTP has for it
-        return "it does not say why: is its disk full, or that a folder?"
-    return said
