@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import deque
 
 import pytest
 
@@ -81,12 +82,19 @@ def test_where_a_value_would_be_another_it_is_refused(
         assert value not in str(refused.value)
 
 
+def test_values_may_be_of_any_kind_of_list() -> None:
+    wanted = [{"n": "0"}, {"n": "1"}]
+    for values in ([0, 1], (0, 1), range(2), deque([0, 1]), ["0", "1"]):
+        assert per_host({"n": values}, 2) == wanted
+
+
 def test_paths_take_values_as_they_are() -> None:
     assert fill_path("a/{n}/{m}'", {"n": "b c"}) == "a/b c/{m}'"
 
 
 def test_values_that_do_not_fit_are_refused_and_not_said() -> None:
-    for values in (["s3cret"], "s3cret"):
+    strange = ({"s3cret", "b"}, {"s3cret": 1, "b": 2}, iter(["s3cret", "b"]))
+    for values in (["s3cret"], "s3", b"s3", 2, *strange):
         with pytest.raises(InvalidSpec, match="a list of 2 values") as refused:
             per_host({"n": values}, 2)
         assert "s3cret" not in str(refused.value)

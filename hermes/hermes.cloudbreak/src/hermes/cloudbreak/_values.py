@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 from hermes.cloudbreak.errors import InvalidSpec
 
@@ -39,11 +39,11 @@ def per_host(
             program can be told of. It does not say it: it may be a secret.
     """
     for name, each in values.items():
-        if isinstance(each, str | bytes) or len(each) != num_hosts:
+        if (size := _count(each)) != num_hosts:
+            of = "" if size is None else f" of {size}"
             raise InvalidSpec(
-                f"{name} is a {type(each).__name__} of {len(each)}: give a "
-                f"list of {num_hosts} values, one for each machine, in their "
-                "order"
+                f"{name} is a {type(each).__name__}{of}: give a list of "
+                f"{num_hosts} values, one for each machine, in their order"
             )
         if any("\0" in str(value) for value in each):
             raise InvalidSpec(
@@ -54,6 +54,15 @@ def per_host(
         {name: str(each[index]) for name, each in values.items()}
         for index in range(num_hosts)
     ]
+
+
+def _count(values: object) -> int | None:
+    """Count what is in a list, of whatever kind; None where it is none."""
+    if isinstance(values, str | bytes | Mapping):
+        return None
+    if isinstance(values, Sized) and hasattr(values, "__getitem__"):
+        return len(values)
+    return None
 
 
 def fill_path(template: str, values: Mapping[str, str]) -> str:
