@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -105,13 +106,19 @@ def boot(server: compute_server.Compute, name: str, path: str = "") -> str:
     host = f"127.0.0.1:{server.port}/metadata/z/{name}"
     script = server.metadata("GET", attribute(name, "startup-script"), b"")
     path += os.environ["PATH"]
-    return subprocess.run(
-        ["/bin/sh", "-c", script],
-        env={**os.environ, "GCE_METADATA_HOST": host, "PATH": path},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(
+            ["/bin/sh", "-c", script],
+            env={
+                **os.environ,
+                "GCE_METADATA_HOST": host,
+                "PATH": path,
+                "TMPDIR": folder,
+            },
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
 
 def attribute(name: str, key: str) -> str:
