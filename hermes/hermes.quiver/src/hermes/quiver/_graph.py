@@ -57,7 +57,11 @@ def check_unfed(config: ModelConfig, tensor: ExposedTensor) -> None:
     if tensor.step < len(steps):
         source = steps[tensor.step].input_map.get(tensor.name)
         if source is not None:
-            msg = f"{tensor} is fed by {source!r} already"
+            msg = (
+                f"{tensor} is fed by {source!r} already; an input is fed once:"
+                " begin another ensemble, or run the model again, with"
+                " add_step"
+            )
             raise EnsembleError(msg)
 
 

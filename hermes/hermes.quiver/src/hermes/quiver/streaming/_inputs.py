@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def plan_snapshotter(
-    inputs: Sequence[ExposedTensor], stride_size: int, batch_size: int
+    inputs: Sequence[ExposedTensor], stream_size: int, batch_size: int
 ) -> Snapshotter:
     """The snapshotter that feeds these inputs.
 
@@ -33,10 +33,19 @@ def plan_snapshotter(
         raise EnsembleError(msg)
     kernels = {str(t): _kernel_size(t, batch_size) for t in inputs}
     dtypes = {str(t): t.dtype for t in inputs}
+    kernel_size = _common("kernel sizes", kernels, ShapeMismatch)
+    if not 1 <= stream_size <= kernel_size:
+        msg = (
+            f"stream_size={stream_size} does not fit kernels for"
+            f" {', '.join(kernels)} of {kernel_size} samples: it is the"
+            f" stride between them, 1 to {kernel_size} samples, so that each"
+            " sample is seen"
+        )
+        raise ShapeMismatch(msg)
     return Snapshotter(
         [StreamedTensor(snapshot_name(t), _channels(t)) for t in inputs],
-        snapshot_size=_common("kernel sizes", kernels, ShapeMismatch),
-        stride_size=stride_size,
+        snapshot_size=kernel_size,
+        stride_size=stream_size,
         batch_size=batch_size,
         dtype=_common("dtypes", dtypes, DtypeMismatch),
     )

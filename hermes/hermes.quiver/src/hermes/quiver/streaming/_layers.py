@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from hermes.quiver import dtypes
 from hermes.quiver.config import ModelConfig
+from hermes.quiver.errors import ModelExists
 from hermes.quiver.platforms import Platform
 from hermes.quiver.streaming._parameters import Memory, write_memory
 
@@ -174,6 +175,13 @@ def add_stateful(
     Raises:
         ModelExists: If the repository has a model of that name.
     """
+    if name in repository.models:
+        msg = (
+            f"{repository.root} has a model {name!r} already; give the new one"
+            " another name, with name=, or, where the old one is only left"
+            f" from before, repository.remove({name!r}) first"
+        )
+        raise ModelExists(msg)
     model = repository.add(name, Platform.ONNX)
     try:
         for state in states:
