@@ -159,7 +159,7 @@ def test_removing_a_model_leaves_its_namesakes(mean, graph) -> None:
 
 
 def test_adding_a_model_twice_needs_force(mean) -> None:
-    with pytest.raises(ModelExists, match="force=True to replace it"):
+    with pytest.raises(ModelExists, match=r"force=True .* clean=True"):
         mean.repository.add("mean", Platform.ONNX)
     replaced = mean.repository.add("mean", Platform.ENSEMBLE, force=True)
     assert isinstance(replaced, Ensemble)

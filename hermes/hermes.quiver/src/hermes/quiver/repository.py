@@ -134,7 +134,8 @@ class ModelRepository:
             if not force:
                 msg = (
                     f"{self.root} has a model {name!r} already; take another"
-                    " name, or force=True to replace it"
+                    " name, or force=True to replace it, or empty the"
+                    " repository with ModelRepository(..., clean=True)"
                 )
                 raise ModelExists(msg)
             self.remove(name)
