@@ -23,7 +23,7 @@ from hermes.aeriel.errors import (
     SequenceEnded,
     SequenceLost,
     ServerUnavailable,
-    StreamBroken,
+    ShapeMismatch,
 )
 from hermes.aeriel.testing import (
     CloseStream,
@@ -301,9 +301,38 @@ def test_a_sequence_whose_server_went_while_it_idled_is_lost(fake) -> None:
     with connect(fake) as client, client.sequence() as s:
         s.send(UPDATES[0]).result()
         fake.restart()
-        # which of the two: whether it is known before the update is sent
-        with pytest.raises((SequenceLost, StreamBroken)):
+        with pytest.raises(ConnectionError, match="replay=True"):
             s.send(UPDATES[1]).result(5)
+
+
+@pytest.mark.parametrize("pause", [0, 0.2])
+def test_who_streams_without_replay_is_told_that_the_server_is_gone(
+    fake, pause
+) -> None:
+    """Whether updates are under way when it goes, or none."""
+
+    def updates() -> Iterator[np.ndarray]:
+        yield from UPDATES[:20]
+        time.sleep(pause)
+        fake.kill()
+        time.sleep(pause)
+        yield from UPDATES[20:]
+
+    with connect(fake) as client, client.sequence() as sequence:
+        with pytest.raises(ServerUnavailable, match="replay=True"):
+            list(sequence.stream(updates()))
+        with pytest.raises(ServerUnavailable, match="begin another one"):
+            sequence.send(UPDATES[20])
+
+
+def test_results_come_before_the_error_of_what_cannot_be_sent(fake) -> None:
+    fake.inject(Slow(seconds=0.02))
+    updates = [*UPDATES[:5], np.zeros((3, STRIDE), "f4")]
+    found = []
+    with connect(fake) as client, client.sequence() as sequence:
+        with pytest.raises(ShapeMismatch):
+            found.extend(r.index for r in sequence.stream(updates))
+    assert found == [0, 1, 2, 3, 4]
 
 
 def test_a_state_of_unbounded_memory_is_lost() -> None:

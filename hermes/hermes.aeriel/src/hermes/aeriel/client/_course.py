@@ -40,6 +40,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 # Seconds until the server is told again to end what was lost.
 _FIRST_REMINDER = 0.5
 
+# What says that the server, and with it the state, is out of reach.
+_GONE = (ServerUnavailable, StreamBroken)
+
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +65,7 @@ class Course:
         self._policy = policy
         depth = None if spec.stream is None else spec.stream.replay_updates
         self._can_recover = policy.replay and depth is not None
+        self._might_recover = not policy.replay and depth is not None
         # Answered updates that a recovery sends again, and those to answer.
         kept = (depth or 0) if policy.replay else 0
         self._history: deque[Update] = deque(maxlen=kept)
@@ -129,6 +133,8 @@ class Course:
 
         Raises:
             SequenceLost: If an earlier update has failed.
+            ServerUnavailable: If its server is gone.
+            StreamBroken: If its server has ended its stream.
             ClientClosed: If the client is closed.
         """
         with self._lock:
@@ -182,16 +188,16 @@ class Course:
 
     def _check_open(self) -> None:
         self._link.check_usable()
-        if self._failure is not None:
-            msg = (
-                f"the sequence has lost an update ({self._failure}); begin"
-                " another one"
-            )
-            raise SequenceLost(
-                msg,
-                sequence_id=self._failure.sequence_id,
-                server_message=self._failure.server_message,
-            ) from self._failure
+        failure = self._failure
+        if failure is not None:
+            # Whoever looks out for lost servers must see that in any update.
+            is_gone = isinstance(failure, _GONE)
+            what = "its server" if is_gone else "an update"
+            raise (type(failure) if is_gone else SequenceLost)(
+                f"the sequence has lost {what} ({failure}); begin another one",
+                sequence_id=failure.sequence_id,
+                server_message=failure.server_message,
+            ) from failure
 
     def _begin(self, peer: Peer | None = None) -> None:
         """Open a lane for a new sequence on a server."""
@@ -268,7 +274,7 @@ class Course:
                     update.hint = _hint(self._loss)
                 if not self._waiting or self._start_recovery():
                     return
-            if isinstance(error, ServerUnavailable | StreamBroken):
+            if isinstance(error, _GONE):
                 self._cleaner.add(lane.peer, self._wire_id)
             error = self._final(error)
             if not self._waiting and self._failure is None:
@@ -278,7 +284,9 @@ class Course:
 
     def _final(self, error: ClientError) -> ClientError:
         """What the loss is to the caller, if it is not recovered from."""
-        if isinstance(error, SequenceLost) and not self._policy.replay:
+        kind: type[ClientError] = SequenceLost
+        if isinstance(error, (SequenceLost, *_GONE)) and self._might_recover:
+            kind = type(error)
             cure = "client.sequence(replay=True) recovers from it"
         elif self._policy.replay and not self._can_recover:
             cure = (
@@ -287,9 +295,7 @@ class Course:
             )
         else:
             return error
-        return SequenceLost(
-            f"{error}; {cure}", server_message=error.server_message
-        )
+        return kind(f"{error}; {cure}", server_message=error.server_message)
 
     def _give_up(self, error: ClientError) -> None:
         self._link.in_flight.fail_all(error, group=self)
@@ -361,7 +367,7 @@ class Course:
             before, old_id = self._peer, self._wire_id
             self._num_recoveries += 1
             self._num_vain_recoveries += 1
-            with contextlib.suppress(ClientClosed, SequenceLost):
+            with contextlib.suppress(ClientClosed, SequenceLost, *_GONE):
                 self._begin(peer)
             if before is not None and (before, old_id) != (
                 self._peer,

@@ -126,6 +126,8 @@ class Sequence:
         Raises:
             SequenceEnded: If the sequence has ended.
             SequenceLost: If an update of it has failed.
+            ServerUnavailable: If its server is gone.
+            StreamBroken: If its server has ended its stream.
             InvalidRequest: If an input is missing or unknown.
             ShapeMismatch: If an array has the wrong shape.
             DtypeMismatch: If an array has the wrong dtype.
@@ -156,8 +158,8 @@ class Sequence:
         the results pile up in memory. Everything happens in the calling
         thread: while it waits for the next update, or the caller works on
         a result, answers wait too. A real-time loop that needs each result
-        at once uses `send`. When the source of the updates raises, the
-        results of those before come first. Whoever leaves the loop early
+        at once uses `send`. When the source of the updates raises, or one
+        cannot be sent, the results of those before come first. Whoever leaves the loop early
         leaves the results of what is under way.
 
         Args:
@@ -205,13 +207,12 @@ class Sequence:
         broken: Exception | None = None
         while True:
             try:
-                update = next(source)
+                pending.append(self.send(next(source)))
             except StopIteration:
                 break
             except Exception as error:  # noqa: BLE001  # raised below
                 broken = error
                 break
-            pending.append(self.send(update))
             while pending and (
                 len(pending) >= self._policy.max_in_flight or pending[0].done()
             ):
@@ -219,7 +220,7 @@ class Sequence:
         while pending:
             yield pending.popleft().result()
         if broken is not None:
-            # What was sent before has been answered: nothing is lost.
+            # What was sent before has been answered, or has failed first.
             raise broken
 
     def _push(
