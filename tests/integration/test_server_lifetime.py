@@ -20,7 +20,7 @@ from hermes.aeriel.serve import Server, serve
 
 pytestmark = pytest.mark.triton
 
-# Triton itself takes three seconds to stop.
+# By itself, without us, Triton takes three seconds to stop.
 SECONDS = 15
 
 PROGRAM = """
@@ -256,13 +256,53 @@ def traces_of(server: Server) -> Traces:
 
 def test_leaving_ends_everything(server: Server) -> None:
     traces = traces_of(server)
+    began = time.monotonic()
     server.stop()
+    assert time.monotonic() - began < 1
     assert traces.left() == []
+    assert server.poll() == 0
     server.stop()
     assert "stopped" in repr(server)
-    assert "successfully unloaded 'double'" in server.logs()
+    assert "All models are stopped" in server.logs()
     with pytest.raises(ServerStopped, match="was stopped"):
         server.wait()
+
+
+FINISHING = """
+import pathlib
+class TritonPythonModel:
+    def execute(self, requests):
+        return []
+    def finalize(self):
+        pathlib.Path(__file__).with_name("finished").touch()
+"""
+
+
+def test_a_models_own_code_finishes(tmp_path: Path) -> None:
+    version = tmp_path / "models" / "own" / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(FINISHING)
+    (version.parent / "config.pbtxt").write_text(
+        'backend: "python" instance_group { count: 1 kind: KIND_CPU }'
+        'output { name: "y" data_type: TYPE_FP32 dims: [1] }'
+    )
+    with serve(tmp_path / "models", free_ports=True, wait=True) as server:
+        pass
+    assert (version / "finished").exists()
+    assert server.poll() == 0
+
+
+def test_a_server_that_has_given_up_is_not_waited_for(
+    repository: Path,
+) -> None:
+    arguments = ["--exit-timeout-secs=0"]
+    with serve(
+        repository, None, None, None, arguments, free_ports=True, wait=True
+    ) as server:
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    assert "Exit timeout expired" in server.logs()
+    assert server.poll() == 0  # it was idle
 
 
 def test_sigkill_of_tritonserver_leaves_no_stub(server: Server) -> None:

@@ -329,9 +329,12 @@ def test_results_come_before_the_error_of_what_cannot_be_sent(fake) -> None:
     fake.inject(Slow(seconds=0.02))
     updates = [*UPDATES[:5], np.zeros((3, STRIDE), "f4")]
     found = []
-    with connect(fake) as client, client.sequence() as sequence:
-        with pytest.raises(ShapeMismatch):
-            found.extend(r.index for r in sequence.stream(updates))
+    with (
+        connect(fake) as client,
+        client.sequence() as sequence,
+        pytest.raises(ShapeMismatch),
+    ):
+        found.extend(r.index for r in sequence.stream(updates))
     assert found == [0, 1, 2, 3, 4]
 
 

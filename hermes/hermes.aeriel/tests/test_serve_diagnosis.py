@@ -5,6 +5,8 @@ import pytest
 from hermes.aeriel.serve._diagnosis import (
     describe_death,
     describe_delay,
+    has_answered_all,
+    has_given_up,
     lost_port,
     stub_failure,
     tail,
@@ -15,6 +17,18 @@ MODEL = (
     'Internal: LoadError: bad file\\n\\nAt:\\n  /x/model.py(1): f\\n"\n'
 )
 TABLE = "+-----+\n| a   |\n+-----+\n\n"
+
+
+def test_what_a_server_says_while_it_stops_is_understood() -> None:
+    waiting = 'server.cc:305] "Waiting for in-flight requests to complete."\n'
+    assert not has_answered_all(waiting)
+    unloading = 'server.cc:336] "All models are stopped, unloading models"\n'
+    assert has_answered_all(waiting + unloading)
+    assert not has_given_up(waiting + unloading)
+    assert has_given_up(
+        'main.cc:535] "failed to stop server: Internal - Exit timeout expired.'
+        ' Exiting immediately."\n'
+    )
 
 
 def test_the_ending_is_told() -> None:

@@ -97,6 +97,16 @@ def test_stopping_insists(run: Run, log: Log) -> None:
     assert command.poll() == 128 + signal.SIGKILL
 
 
+def test_stopping_does_not_wait_for_what_is_over(run: Run, log: Log) -> None:
+    command = run("trap 'echo over' TERM; echo up; while :; do wait; done")
+    until(lambda: "up" in log.read())
+    began = time.monotonic()
+    command.stop(lambda: "over" in log.read())
+    assert time.monotonic() - began < 0.5
+    assert command.poll() == 128 + signal.SIGKILL
+    assert [*_session(command.pid)] == []
+
+
 def test_what_the_command_started_ends_with_it(run: Run, log: Log) -> None:
     command = run("sleep 60 & echo $!; exit 0")
     assert ended(command) == 0

@@ -161,7 +161,7 @@ def test_tensors_of_strangers_are_refused(ensemble, add, tmp_path) -> None:
 def test_an_input_is_fed_once(ensemble, add) -> None:
     model, sink = add("a"), add("b", ("b", 2))
     ensemble.add_input(model.inputs["x"])
-    with pytest.raises(EnsembleError, match="fed by 'x' already; .* once"):
+    with pytest.raises(EnsembleError, match=r"fed by 'x' already; .* once"):
         ensemble.add_input(model.inputs["x"], key="y")
     with pytest.raises(EnsembleError, match="has an input 'x' already"):
         ensemble.add_input(sink.inputs["x"])

@@ -159,8 +159,8 @@ class Sequence:
         thread: while it waits for the next update, or the caller works on
         a result, answers wait too. A real-time loop that needs each result
         at once uses `send`. When the source of the updates raises, or one
-        cannot be sent, the results of those before come first. Whoever leaves the loop early
-        leaves the results of what is under way.
+        cannot be sent, the results of those before come first. Whoever
+        leaves the loop early leaves the results of what is under way.
 
         Args:
             updates: The updates, each as for `send`.

@@ -6,6 +6,8 @@ import signal
 __all__ = (
     "describe_death",
     "describe_delay",
+    "has_answered_all",
+    "has_given_up",
     "lost_port",
     "stub_failure",
     "tail",
@@ -88,6 +90,10 @@ _PLAIN = (
     r"(?<=: )tritonserver: command not found",
 )
 _REASONS = re.compile(f"{_MODEL}|(?P<plain>{'|'.join(_PLAIN)})")
+# What Triton says while it stops. Where it gives up it says that it exits at
+# once, and may take many seconds for that.
+_ANSWERED = "All models are stopped, unloading models"
+_GIVEN_UP = "Exit timeout expired"
 _NOTHING_ELSE = "error: creating server: Internal - failed to load all models"
 
 
@@ -117,6 +123,16 @@ def describe_death(server: str, code: int | None, log: str) -> str:
 def lost_port(log: str) -> bool:
     """Whether a server ended because somebody else had one of its ports."""
     return bool(_LOST.search(log))
+
+
+def has_answered_all(log: str) -> bool:
+    """Whether a server that stops has no request or sequence left."""
+    return _ANSWERED in log
+
+
+def has_given_up(log: str) -> bool:
+    """Whether a server that stops waits for nothing any more."""
+    return _GIVEN_UP in log
 
 
 def describe_delay(server: str, seconds: float, log: str) -> str:

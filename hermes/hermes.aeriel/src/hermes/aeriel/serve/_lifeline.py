@@ -105,6 +105,8 @@ exit "$code"
 
 # Beyond its grace the shell needs this long to kill and to clean up.
 _MARGIN = 5.0
+# Seconds between two looks at what is being stopped.
+_PAUSE = 0.03
 
 
 class Lifeline:
@@ -213,17 +215,22 @@ class Lifeline:
         """
         self._line.close()
 
-    def stop(self) -> None:
-        """Have the command stopped and wait until nothing of it is left."""
+    def stop(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Have the command stopped and wait until nothing of it is left.
+
+        Args:
+            is_over: Whether nothing is worth waiting for any more, and what
+                still runs may be killed; asked again and again.
+        """
         if not self.is_ours:
             return
         self.release()
         give_up = time.monotonic() + self._deadline
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._shell.wait(self._deadline)
-        # Usually empty by now; not where the shell itself was killed.
-        while time.monotonic() < give_up and any(_session(self.pid)):
-            time.sleep(0.05)
+        # Usually empty with the shell; not where that itself was killed.
+        while self._shell.poll() is None or any(_session(self.pid)):
+            if time.monotonic() > give_up or is_over():
+                break
+            time.sleep(_PAUSE)
         for pid in _session(self.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,9 +1,11 @@
 """``Server``: a server that runs, for as long as its object is in use."""
 
+import math
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +21,8 @@ from hermes.aeriel.serve import _models
 from hermes.aeriel.serve._diagnosis import (
     describe_death,
     describe_delay,
+    has_answered_all,
+    has_given_up,
     lost_port,
     stub_failure,
 )
@@ -35,6 +39,28 @@ _MODEL_SECONDS = 120.0
 _POLL_SECONDS = 0.03
 _QUESTION_SECONDS = 1.0
 _MOVES = 4
+# The last answers are on their way for so long, when all has been answered.
+_LINGER_SECONDS = 0.3
+
+
+@dataclass
+class _Ending:
+    """A server that stops, as its log tells.
+
+    The local runtime has a stub for each place of a model. Triton ends them
+    one by one, and takes more than a second for each.
+    """
+
+    read_new: Callable[[], str]
+    may_be_killed: bool
+    _answered: float = math.inf
+
+    def is_over(self) -> bool:
+        """Whether there is nothing to wait for."""
+        said, now = self.read_new(), time.monotonic()
+        if self.may_be_killed and has_answered_all(said):
+            self._answered = now
+        return has_given_up(said) or now - self._answered > _LINGER_SECONDS
 
 
 class Server:
@@ -97,9 +123,13 @@ class Server:
     def poll(self) -> int | None:
         """Return the exit code, or None while the server runs.
 
-        One that a signal has ended has 128 plus the signal's number.
+        One that a signal has ended has 128 plus the signal's number. After
+        :meth:`stop` it is 0 if all requests were answered, however long
+        Triton would have taken, or took, to unload its models.
         """
-        return self._running.process.poll()
+        code = self._running.process.poll()
+        is_in_order = has_answered_all(self._last_log or "")
+        return 0 if code is not None and is_in_order else code
 
     def models(self) -> list[ModelState]:
         """Return what the server's repositories have, and what is ready.
@@ -168,8 +198,10 @@ class Server:
     def stop(self) -> None:
         """Stop the server and wait until it is gone.
 
-        Requests in flight are given time to finish. Stopping twice, or in a
-        forked child of the process that started the server, does nothing.
+        Requests in flight, and sequences that nobody has ended, are given
+        five seconds to finish, or what ``--exit-timeout-secs`` in
+        ``server_args`` says. Stopping twice, or in a forked child of the
+        process that started the server, does nothing.
         """
         if self._last_log is not None or not self._running.process.is_ours:
             return
@@ -177,7 +209,8 @@ class Server:
             if self._last_log is not None:
                 return
             self._running.reservation.close()
-            self._running.process.stop()
+            ending = _Ending(self._log.read_new, self._running.may_be_killed)
+            self._running.process.stop(ending.is_over)
             # From now on the state is "stopped".
             self._last_log = self._log.read()
             self._log.close()

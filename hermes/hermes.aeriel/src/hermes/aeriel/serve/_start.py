@@ -34,12 +34,14 @@ class Running:
         reservation: Its ports, kept for it until it has them.
         endpoint: What clients are told.
         probes: Where this machine reaches it.
+        may_be_killed: Whether it may, once everything is answered.
     """
 
     process: Lifeline
     reservation: Reservation
     endpoint: Endpoint
     probes: Endpoint
+    may_be_killed: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Start:
         with ExitStack() as undo:
             reservation = Reservation(self.address, self.wanted)
             undo.callback(reservation.close)
-            process = self._launch(reservation.ports, log)
+            process, may_be_killed = self._launch(reservation.ports, log)
             undo.callback(process.release)
             host = self.advertise or advertised(self.address)
             running = Running(
@@ -97,11 +99,12 @@ class Start:
                 reservation=reservation,
                 endpoint=_endpoint(host, reservation.ports),
                 probes=_endpoint(reachable(self.address), reservation.ports),
+                may_be_killed=may_be_killed,
             )
             undo.pop_all()
         return running
 
-    def _launch(self, ports: Ports, log: Log) -> Lifeline:
+    def _launch(self, ports: Ports, log: Log) -> tuple[Lifeline, bool]:
         # Unique, for what the server leaves in /dev/shm is removed by it.
         sweep(_SHM_KIND)
         shm_prefix = f"{_SHM_KIND}{uuid.uuid4().hex}_"
@@ -123,7 +126,7 @@ class Start:
                 server_args=self.arguments,
                 control=self.control,
             )
-            return Lifeline(
+            process = Lifeline(
                 server_command(launch.argv, options),
                 env=launch.env,
                 cwd=launch.cwd,
@@ -134,6 +137,7 @@ class Start:
                 outer=launch.outer,
                 handed=launch.handed,
             )
+            return process, launch.may_be_killed
 
 
 def _endpoint(host: str, ports: Ports) -> Endpoint:

@@ -121,6 +121,8 @@ class ManagedRuntime:
                 # ours may hold a numpy.py.
                 cwd=str(backends / "python"),
                 pass_fds=tuple(fds),
+                # Triton takes more than a second for each stub's end.
+                may_be_killed=not any(map(_has_code, request.repositories)),
             )
 
     def _environment(self, environ: Mapping[str, str]) -> dict[str, str]:
@@ -158,6 +160,11 @@ def _seen(repository: str, stack: ExitStack, fds: list[int]) -> str:
         return repository
     _check_names(Path(repository))
     return _shell_safe(Path(repository), stack, fds)
+
+
+def _has_code(repository: str) -> bool:
+    """Whether a model's own Python may have to finish something."""
+    return is_remote(repository) or any(Path(repository).glob("*/*/model.py"))
 
 
 def _check_names(repository: Path) -> None:

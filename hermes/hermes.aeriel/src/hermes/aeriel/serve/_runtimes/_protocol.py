@@ -60,6 +60,8 @@ class Launch:
         handed: Variables for the server that do not go by the environment.
         cwd: Working directory; None for ours.
         pass_fds: Descriptors that the server inherits.
+        may_be_killed: Whether, once everything is answered, nothing that
+            anybody needs is lost with the server's own way to its end.
     """
 
     argv: tuple[str, ...]
@@ -70,6 +72,7 @@ class Launch:
     handed: Mapping[str, str] = field(default_factory=dict)
     cwd: str | None = None
     pass_fds: tuple[int, ...] = ()
+    may_be_killed: bool = False
 
 
 class Runtime(Protocol):
