@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def test_wrong_models_and_versions_are_named(rig, tell) -> None:
     with pytest.raises(ModelNotFound, match="'stream' version 3") as version:
         InferenceClient(address, "stream", 3)
     tell(str(model.value), str(version.value))
+    for told in (model, version):
+        assert re.search(r"ready are: .*'network'.*'stream'", str(told.value))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,7 @@ def test_wrong_models_and_versions_are_named(rig, tell) -> None:
         ({"inptu": X}, InvalidRequest, "'input'.*'inptu'"),
         ({}, InvalidRequest, "'input'"),
         (X[:, :1], ShapeMismatch, r"\(1, 1, 32\).*\(None, 2, 32\)"),
-        (X[0], ShapeMismatch, r"\(2, 32\)"),
+        (X[0], ShapeMismatch, r"\(2, 32\).* a batch of one is x\[None\]"),
         (X.astype(np.float64), DtypeMismatch, "float64.*float32"),
         (X.astype(complex), DtypeMismatch, "complex128"),
         (np.array(["a"]), DtypeMismatch, "input"),

@@ -176,7 +176,7 @@ def test_a_model_that_cannot_be_loaded_is_explained(
 def test_a_server_may_refuse_to_be_told(tmp_path: Path) -> None:
     root = write_model(tmp_path / "models", "double")
     with serve(root, free_ports=True, wait=True) as server:
-        with pytest.raises(ModelControlFailed, match="explicit model load"):
+        with pytest.raises(ModelControlFailed, match=r"control='explicit'"):
             server.load_model("double")
         server.stop()
         with pytest.raises(ModelControlFailed, match="has it ended"):

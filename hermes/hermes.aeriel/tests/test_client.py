@@ -465,6 +465,15 @@ def test_a_stream_is_bounded_by_max_in_flight() -> None:
         assert len(results.gi_frame.f_locals["pending"]) == 2
 
 
+def test_a_stream_is_given_in_updates_not_in_samples() -> None:
+    client, transport = connect("ensemble", stream_mean)
+    with client, client.sequence() as sequence:
+        with pytest.raises(InvalidRequest, match=r"\(3, 40\).*one by one"):
+            sequence.stream(array(3, 40))
+        assert len(list(sequence.stream(array(5, 3, 4)))) == 5
+    assert len(transport.requests) == 6  # and the END
+
+
 def test_an_error_in_a_stream_is_raised_in_its_place() -> None:
     def answer(request: Request) -> Response:
         if request.inputs["snapshot_update"].sum() > 1000:

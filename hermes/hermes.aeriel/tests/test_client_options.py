@@ -158,6 +158,38 @@ def test_a_server_that_comes_up_late_is_waited_for(fake) -> None:
         client.predict(X)
 
 
+def test_nothing_at_the_address_is_told_soon_unless_told_to_wait(
+    fake,
+) -> None:
+    fake.refuse()
+    began = time.monotonic()
+    with pytest.raises(ServerUnavailable, match=r"for 1 s; .*connect_timeout"):
+        InferenceClient(fake.endpoint, "mean")
+    assert 0.5 < time.monotonic() - began < 2.5
+    threading.Timer(1.5, fake.refuse, [False]).start()
+    with InferenceClient(fake.endpoint, "mean", connect_timeout=5) as client:
+        client.predict(X)
+
+
+def test_a_slow_server_has_more_time_than_one_that_is_not_there(
+    fake,
+) -> None:
+    fake.freeze()
+    threading.Timer(1.5, fake.thaw).start()
+    with InferenceClient(fake.endpoint, "mean") as client:
+        client.predict(X)
+
+
+def test_an_unknown_model_is_told_with_those_that_there_are() -> None:
+    with FakeTriton(MEAN, STREAM, explicit=True, loaded=["mean"]) as fake:
+        with pytest.raises(ModelNotFound, match=r"ready are: 'mean'$"):
+            InferenceClient(fake.endpoint, "maen", load_timeout=None)
+        with InferenceClient(fake.endpoint, "stream"):
+            pass
+        with pytest.raises(ModelNotFound, match=r"ready are: 'mean', 'str"):
+            InferenceClient(fake.endpoint, "mean", 7)
+
+
 def test_the_first_server_that_answers_will_do(fake) -> None:
     with FakeTriton(MEAN) as gone:
         pass

@@ -245,6 +245,7 @@ HTTP1 = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
         (b"SSH-2.0-OpenSSH_9.6\r\n", "does not speak gRPC"),
         (frames.frame(FrameType.PING, 0, 0, bytes(8)), "first frame"),
         (b"", "not speak gRPC: it closes"),
+        (b"", "give the port for gRPC"),
         (b"\0\0", "not speak gRPC: it closes"),
     ],
 )

@@ -49,6 +49,8 @@ _RAW_OUTPUT_CONTENTS = 6
 # bytes of a message from which it is worth while to spare protobuf the tensors
 _LARGE = 1 << 15
 _LIVE_TIMEOUT = 2.0
+# models that an error lists at most
+_MAX_NAMES = 20
 # how a question ends that the server has not answered
 _UNANSWERED = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE"})
 _ACCESS = frozenset({"PERMISSION_DENIED", "UNAUTHENTICATED"})
@@ -145,7 +147,10 @@ class TritonTransport:
     def _explain(self, status: Status) -> ClientError:
         """The error for a question about a model."""
         if self._is_refusal(status):
-            msg = f"server at {self._address}: {status.details}"
+            msg = (
+                f"server at {self._address}: {status.details};"
+                f" {self._what_is_ready()}"
+            )
             return ModelNotFound(msg, server_message=status.details)
         found = _translate(status, self._address)
         if isinstance(found, StreamBroken):
@@ -154,6 +159,19 @@ class TritonTransport:
                 str(found), server_message=found.server_message
             )
         return found
+
+    def _what_is_ready(self) -> str:
+        request = service_pb2.RepositoryIndexRequest(ready=True)
+        try:
+            answer = self._ask("RepositoryIndex", request, _LIVE_TIMEOUT)
+        except CallFailed as error:
+            return f"it does not say which models it has ({error.status})"
+        found = service_pb2.RepositoryIndexResponse.FromString(answer)
+        names = sorted({repr(model.name) for model in found.models})
+        if not names:
+            return "no model is ready there"
+        more = ", ..." if len(names) > _MAX_NAMES else ""
+        return f"ready are: {', '.join(names[:_MAX_NAMES])}{more}"
 
     def _is_refusal(self, status: Status) -> bool:
         """Whether a Triton said that it has no such model available.

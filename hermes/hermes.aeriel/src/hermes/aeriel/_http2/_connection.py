@@ -227,7 +227,10 @@ class Connection:
             )
         if self._start.startswith(_TLS):
             return "it answers in TLS: give ssl=True"
-        return f"it does not speak gRPC: {error}"
+        return (
+            f"it does not speak gRPC: {error}; give the port for gRPC"
+            " (Triton's default is 8001)"
+        )
 
     def _deliver(self) -> None:
         """Call back with what has happened; without the lock."""

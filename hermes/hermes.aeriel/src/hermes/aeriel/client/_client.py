@@ -67,7 +67,9 @@ class InferenceClient:
             ``latencies``.
         timeout: Seconds that a request may take, unless it says otherwise.
         connect_timeout: Seconds to try for until a server has described
-            the model.
+            the model. By default 10, but 1 where nothing that speaks
+            Triton's protocol answers; give a number where the server may
+            still be starting.
         load_timeout: Seconds that a server may take to load the model;
             None if it must not be asked to.
         cast: Whether to convert arrays to the model's dtypes, unless a
@@ -108,7 +110,7 @@ class InferenceClient:
         profile: bool = False,
         *,
         timeout: float = 60.0,
-        connect_timeout: float = 10.0,
+        connect_timeout: float | None = None,
         load_timeout: float | None = 300.0,
         cast: bool = False,
         ssl: bool = False,
@@ -120,9 +122,12 @@ class InferenceClient:
         transport: Transport | Iterable[Transport] | None = None,
     ) -> None:
         check_numbers(model_version, batch_size)
-        check_seconds(timeout=timeout, connect_timeout=connect_timeout)
-        if load_timeout is not None:
-            check_seconds(load_timeout=load_timeout)
+        check_seconds(timeout=timeout)
+        limits = {
+            "connect_timeout": connect_timeout,
+            "load_timeout": load_timeout,
+        }
+        check_seconds(**{k: v for k, v in limits.items() if v is not None})
         if callback is not None and not callable(callback):
             msg = f"callback={callback!r} is no function"
             raise InvalidRequest(msg)
@@ -141,7 +146,7 @@ class InferenceClient:
         )
         peers = Peers(open_peers(address, options, transport), model)
         try:
-            _, spec = peers.find(connect_timeout)
+            spec = peers.meet(connect_timeout)
         except BaseException:
             for peer in peers.all:
                 peer.transport.close()

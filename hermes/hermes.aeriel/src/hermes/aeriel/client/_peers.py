@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 from tenacity import (
+    RetryCallState,
     Retrying,
     retry_if_exception_type,
+    stop_any,
     stop_before_delay,
     stop_when_event_set,
     wait_random_exponential,
 )
 from tenacity.nap import sleep_using_event
+from tenacity.stop import stop_base
 
 from hermes.aeriel._transport import Transport
 from hermes.aeriel.client._describe import (
@@ -39,6 +43,8 @@ __all__ = ("Model", "Peer", "Peers")
 _WORTH_ANOTHER_TRY = (ServerUnavailable, DeadlineExceeded)
 # A server that answers at all answers a question about a model within this.
 _QUESTION_SECONDS = 3.0
+# How long a new client asks, and how long where no server is there.
+_MEETING_SECONDS, _ABSENT_SECONDS = 10.0, 1.0
 # The first wait between two rounds, and the longest; both jittered.
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 # A lost server is asked this often whether it is back.
@@ -104,8 +110,34 @@ class Peers:
             self._turn = self.all.index(chosen) + 1
         return chosen
 
+    def meet(self, timeout: float | None) -> ModelSpec:
+        """Find a server for the first time.
+
+        Args:
+            timeout: Seconds to go on for; None is long enough for a server
+                that is slow, and not for one that is not there.
+
+        Raises:
+            ClientError: As `find`.
+        """
+        seconds = _MEETING_SECONDS if timeout is None else timeout
+        patience = _ABSENT_SECONDS if timeout is None else timeout
+        try:
+            return self.find(seconds, patience=patience)[1]
+        except ServerUnavailable as error:
+            msg = (
+                f"{error}; tried for {patience:g} s; where a server may still"
+                " be starting, give more seconds as connect_timeout"
+            )
+            raise ServerUnavailable(
+                msg, server_message=error.server_message
+            ) from error
+
     def find(
-        self, timeout: float, avoid: Peer | None = None
+        self,
+        timeout: float,
+        avoid: Peer | None = None,
+        patience: float = math.inf,
     ) -> tuple[Peer, ModelSpec]:
         """A server that has just described the model, and its description.
 
@@ -115,6 +147,8 @@ class Peers:
         Args:
             timeout: Seconds to go on for.
             avoid: A server to ask after the others.
+            patience: Seconds after which it is enough that no server is
+                there.
 
         Raises:
             ServerUnavailable: If none answered.
@@ -128,8 +162,11 @@ class Peers:
         retrying = Retrying(
             retry=retry_if_exception_type(_WORTH_ANOTHER_TRY),
             wait=wait_random_exponential(_FIRST_WAIT, _LONGEST_WAIT),
-            stop=stop_before_delay(timeout)
-            | stop_when_event_set(self.closing),
+            stop=stop_any(
+                stop_before_delay(timeout),
+                stop_when_event_set(self.closing),
+                _StopIfAbsent(patience),
+            ),
             sleep=sleep_using_event(self.closing),
             reraise=True,
         )
@@ -220,6 +257,21 @@ class Peers:
             self.model.version,
             any(map(is_stateful_alone, [whole, *parts])),
             sees_sequence_id=any(map(sees_sequence_id_alone, [whole, *parts])),
+        )
+
+
+class _StopIfAbsent(stop_base):
+    """Stop after so many seconds, but not where a server is only slow."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __call__(self, state: RetryCallState) -> bool:
+        outcome, since = state.outcome, state.seconds_since_start or 0.0
+        return (
+            since >= self._seconds
+            and outcome is not None
+            and isinstance(outcome.exception(), ServerUnavailable)
         )
 
 

@@ -302,6 +302,12 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "nothing"
 
 
+def _hint(given: Shape, wanted: Shape) -> str:
+    if wanted[:1] != (None,) or len(given) != len(wanted) - 1:
+        return ""
+    return "; a batch of one is x[None]"
+
+
 def _fit(
     tensor: TensorSpec,
     value: npt.ArrayLike,
@@ -322,6 +328,7 @@ def _fit(
         msg = (
             f"{tensor.name!r} has shape {array.shape}, but the model takes"
             f" {tensor.shape} (None is variable)"
+            f"{_hint(array.shape, shape)}"
         )
         raise ShapeMismatch(msg)
     return array

@@ -24,7 +24,7 @@ from hermes.aeriel.client._requests import Prepared, to_request, zeros
 from hermes.aeriel.client._responses import cut
 from hermes.aeriel.client._results import StreamResult
 from hermes.aeriel.client._updates import Policy, Update
-from hermes.aeriel.errors import AerielError, SequenceEnded
+from hermes.aeriel.errors import AerielError, InvalidRequest, SequenceEnded
 from hermes.aeriel.specs import ModelSpec
 
 __all__ = ("Sequence",)
@@ -172,7 +172,15 @@ class Sequence:
 
         Raises:
             ExtraMissing: If ``progress`` is set without the extra.
+            InvalidRequest: If it is an array of samples, not of updates.
         """
+        samples = updates if isinstance(updates, np.ndarray) else None
+        if self._spec.stream and samples is not None and samples.ndim < 3:
+            msg = (
+                f"updates is one array, of shape {samples.shape}: give its"
+                " updates one by one, as np.split(x, num, axis=-1) does"
+            )
+            raise InvalidRequest(msg, sequence_id=self.id)
         results = self._stream(updates)
         return track(results, updates) if progress else results
 

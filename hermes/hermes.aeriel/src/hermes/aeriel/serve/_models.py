@@ -14,6 +14,8 @@ from hermes.aeriel.serve._readiness import ask
 __all__ = ("ModelState", "index", "load", "unload")
 
 _POLL_SECONDS = 0.02
+# What Triton says where models are not loaded on demand.
+_NOT_ALLOWED = "load / unload is not allowed"
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,11 @@ def _control(
     deadline = time.monotonic() + timeout
     status, answer = _ask(address, path, body, deadline, what)
     if status != 200:
+        told = _message(answer)
+        hint = "; start it with model_control='explicit'"
         raise ModelControlFailed(
-            f"the server at {address} did not {what}: {_message(answer)}"
+            f"the server at {address} did not {what}: {told}"
+            f"{hint if _NOT_ALLOWED in told else ''}"
         )
 
 

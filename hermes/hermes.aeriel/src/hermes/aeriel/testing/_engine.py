@@ -123,6 +123,14 @@ class Engine:
             why = f"'{name}' version {version} is not found"
         raise Refused("NOT_FOUND", f"Request for unknown model: {why}")
 
+    def index(self, *, ready: bool) -> Mapping[str, bool]:
+        """The models, and whether they can serve; only those that can."""
+        return {
+            name: name in self._loaded
+            for name in sorted(self._repository)
+            if name in self._loaded or not ready
+        }
+
     def load(self, name: str) -> None:
         """Load a model, anew if it is there.
 

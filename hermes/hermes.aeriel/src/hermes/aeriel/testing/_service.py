@@ -125,6 +125,14 @@ class _Service:
         model = self._engine.model(message.name, to_version(message.version))
         return metadata_message(model)
 
+    def index(self, message: Any) -> Any:
+        response = service_pb2.RepositoryIndexResponse()
+        for name, is_ready in self._engine.index(ready=message.ready).items():
+            # Triton says nothing of a model that was never loaded.
+            facts = {"version": "1", "state": "READY"} if is_ready else {}
+            response.models.add(name=name, **facts)
+        return response
+
     def load(self, message: Any) -> Any:
         self._engine.load(message.model_name)
         return service_pb2.RepositoryModelLoadResponse()
@@ -232,6 +240,7 @@ def handler(engine: Engine, host: Host) -> grpc.GenericRpcHandler:
         "ModelReady": service.model_ready,
         "ModelConfig": service.model_config,
         "ModelMetadata": service.model_metadata,
+        "RepositoryIndex": service.index,
         "RepositoryModelLoad": service.load,
         "RepositoryModelUnload": service.unload,
     }
