@@ -153,6 +153,10 @@ def test_tensors_of_strangers_are_refused(ensemble, add, tmp_path) -> None:
         ensemble.add_input(stranger)
     with pytest.raises(EnsembleError, match="a/x is no output"):
         ensemble.add_output(model.inputs["x"])
+    with pytest.raises(EnsembleError, match=r"'x' is no tensor; .*inputs\["):
+        ensemble.add_streaming_inputs("x", 4)
+    with pytest.raises(EnsembleError, match=r"'x' is no tensor; .*outputs\["):
+        ensemble.add_output("x")
     other = ModelRepository(tmp_path / "other").add("e", Platform.ENSEMBLE)
     with pytest.raises(EnsembleError, match="is no input of a model of"):
         other.add_input(model.inputs["x"])
@@ -309,6 +313,18 @@ def test_unknown_memory_allows_no_replay(ensemble, add) -> None:
         ),
         (("b", 2, 16), {"stream_size": 0}, ShapeMismatch, "stream_size=0"),
         (
+            ("b", 2, 16),
+            {"stream_size": 2048 / 512},
+            ShapeMismatch,
+            r"stream_size=4\.0 is no whole number; divide with //",
+        ),
+        (
+            ("b", 2, 16),
+            {"stream_size": 4, "batch_size": "2"},
+            ShapeMismatch,
+            "batch_size='2' is no whole number",
+        ),
+        (
             (4, 2, 16),
             {"stream_size": 4, "batch_size": 2},
             ShapeMismatch,
@@ -363,6 +379,8 @@ def test_a_second_averager_needs_a_name(ensemble, repository) -> None:
     repository.add("aggregator", Platform.ONNX)
     window = repository.add("window", Platform.ONNX)
     window.config.add_output("y", (4, 1, 8), np.float32)
+    with pytest.raises(ShapeMismatch, match=r"update_size=2\.0 is no whole"):
+        ensemble.add_streaming_output(window.outputs["y"], 4 / 2, 2)
     with pytest.raises(ModelExists, match=r"'aggregator' already; .* name="):
         ensemble.add_streaming_output(window.outputs["y"], 2, 2)
 

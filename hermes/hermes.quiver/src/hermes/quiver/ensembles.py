@@ -199,7 +199,7 @@ class Ensemble(Model):
         start with zeros that were never sent: clients are told how many
         predictions that spoils.
         """
-        if isinstance(inputs, ExposedTensor):
+        if isinstance(inputs, ExposedTensor | str):
             inputs = [inputs]
         for tensor in inputs:
             self._check(tensor, "input")
@@ -401,6 +401,12 @@ class Ensemble(Model):
 
     def _check(self, tensor: ExposedTensor, kind: str) -> None:
         """Refuse tensors of other repositories, and outputs for inputs."""
+        if not isinstance(tensor, ExposedTensor):
+            msg = (
+                f"{tensor!r} is no tensor; give one of a model's, such as"
+                f" model.{kind}s['name']"
+            )
+            raise EnsembleError(msg)
         model = self.repository.models.get(tensor.model.name)
         exposed = getattr(tensor.model, f"{kind}s")
         known = exposed.get(tensor.name)

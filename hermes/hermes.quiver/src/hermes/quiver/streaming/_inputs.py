@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from hermes.quiver.errors import DtypeMismatch, EnsembleError, ShapeMismatch
 from hermes.quiver.streaming._averager import OnlineAverager
 from hermes.quiver.streaming._snapshotter import Snapshotter, StreamedTensor
@@ -31,6 +33,7 @@ def plan_snapshotter(
         given = [str(tensor) for tensor in inputs]
         msg = f"give each input to stream to once, and at least one: {given}"
         raise EnsembleError(msg)
+    _check_whole(stream_size=stream_size, batch_size=batch_size)
     kernels = {str(t): _kernel_size(t, batch_size) for t in inputs}
     dtypes = {str(t): t.dtype for t in inputs}
     kernel_size = _common("kernel sizes", kernels, ShapeMismatch)
@@ -69,6 +72,7 @@ def plan_averager(
         ShapeMismatch: If the output is no batch of windows that overlap so.
         DtypeMismatch: If it is not floating point.
     """
+    _check_whole(update_size=update_size, num_updates=num_updates)
     shape = output.shape
     if len(shape) not in {2, 3} or None in shape[1:]:
         msg = (
@@ -94,6 +98,17 @@ def plan_averager(
         dtype=output.dtype,
         divide_by_contributions=divide_by_contributions,
     )
+
+
+def _check_whole(**sizes: object) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int | np.integer):
+            cure = "; divide with // what leaves no remainder"
+            msg = (
+                f"{name}={size!r} is no whole number"
+                f"{cure if isinstance(size, float) else ''}"
+            )
+            raise ShapeMismatch(msg)
 
 
 def _kernel_size(tensor: ExposedTensor, batch_size: int) -> int:
