@@ -15,10 +15,11 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import IO
@@ -98,9 +99,22 @@ while :; do
     [ "$asked" ] || break
 done
 kill -KILL -- "-$server"
+for ((i = 0; i < 10; i++)); do
+    kill -0 -- "-$server" || break
+    sleep 0.02
+done
 kill -KILL "$keeper"
 wait "$keeper"
 exit "$code"
+"""
+
+# Whatever the command leaves behind becomes a child of the shell, which reaps
+# it. Else it would be init's, and a container's init may not. No shell can ask
+# for that, but it keeps what the process was that becomes it.
+_SUBREAPER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+os.execv(sys.argv[1], sys.argv[1:])
 """
 
 # Beyond its grace the shell needs this long to kill and to clean up.
@@ -143,6 +157,8 @@ class Lifeline:
         self._owner = os.getpid()
         self._deadline = grace + _MARGIN
         shell = ["/bin/bash", "-c", _LIFELINE, "_", str(grace)]
+        # A container's own processes are not for us to reap.
+        outer = outer or [sys.executable, "-I", "-S", "-c", _SUBREAPER]
         with contextlib.ExitStack() as undo:
             with _starting, _pipe() as (found_closed, held):
                 self._tidier = subprocess.Popen(
@@ -228,12 +244,13 @@ class Lifeline:
         give_up = time.monotonic() + self._deadline
         # Usually empty with the shell; not where that itself was killed.
         while self._shell.poll() is None or any(_session(self.pid)):
-            if time.monotonic() > give_up or is_over():
+            if time.monotonic() > give_up:
                 break
+            if is_over():
+                # Not the shell, which reaps the others.
+                _kill(pid for pid in _session(self.pid) if pid != self.pid)
             time.sleep(_PAUSE)
-        for pid in _session(self.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(_session(self.pid))
         self._shell.wait()
         # Not before whatever left the session is gone, too.
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -291,6 +308,12 @@ os.register_at_fork(
     after_in_parent=_starting.release,
     after_in_child=_close_inherited_lines,
 )
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _session(leader: int) -> Iterator[int]:
