@@ -103,6 +103,7 @@ def test_a_signal_ends_it_and_withdraws_its_endpoint(
     assert errors == ""
     assert "double" in output
     assert "READY" in output
+    assert output.startswith(f"starting Triton for {repository} ...\n")
     assert all(address in output for address in told.values())
     assert not file.exists()
     assert not any(p.is_running() for p in children)

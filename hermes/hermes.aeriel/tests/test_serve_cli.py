@@ -56,6 +56,16 @@ def singularity(
     return made
 
 
+def test_a_place_for_the_endpoint_is_looked_for_before_serving(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "missing" / "endpoint.json"
+    assert main([str(tmp_path), "--endpoint-file", str(file)]) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert "missing is no folder that you can write to; make it" in errors
+
+
 def test_pull_gets_nvidias_image(
     singularity: Singularity,
     tmp_path: Path,

@@ -14,7 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hermes.aeriel.endpoint import Endpoint
-from hermes.aeriel.errors import AerielError, InvalidEndpoint
+from hermes.aeriel.errors import (
+    AerielError,
+    InvalidEndpoint,
+    InvalidServeOption,
+)
 from hermes.aeriel.serve import __main__ as runtime
 from hermes.aeriel.serve import _images
 from hermes.aeriel.serve._checkup import checkup
@@ -127,6 +131,8 @@ def serve_command(
     ] = 300.0,
 ) -> None:
     """Serve until Ctrl-C; what follows -- is for tritonserver."""
+    _check_place(endpoint_file)
+    _say(f"starting Triton for {', '.join(repositories)} ...")
     with (
         _terminating(),
         serve(
@@ -216,6 +222,15 @@ def _gpus(text: str | None) -> list[str] | None:
     if text is None:
         return None
     return [] if text in ("", "none") else text.split(",")
+
+
+def _check_place(path: Path | None) -> None:
+    """Find out before a server is started that its file cannot be written."""
+    if path is not None and not os.access(path.parent, os.W_OK):
+        raise InvalidServeOption(
+            f"--endpoint-file {path}: {path.parent} is no folder that you can"
+            " write to; make it first"
+        )
 
 
 @contextlib.contextmanager
