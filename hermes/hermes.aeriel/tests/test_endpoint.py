@@ -36,6 +36,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*gone; make"):
+        ENDPOINT.save(tmp_path / "gone" / "endpoint.json")
+
+
 def test_members_of_later_versions_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "endpoint.json"
     names = {"grpc": "a:1", "http": "a:2", "metrics": "a:3", "more": None}

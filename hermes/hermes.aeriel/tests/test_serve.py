@@ -203,6 +203,13 @@ def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
     assert check_repository(tmp_path, may_be_empty=True) == str(tmp_path)
 
 
+def test_a_model_for_a_repository_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net" / "1").mkdir(parents=True)
+    (tmp_path / "net" / "config.pbtxt").touch()
+    with pytest.raises(RepositoryUnusable, match=f"it is in, {tmp_path}$"):
+        serve(tmp_path / "net")
+
+
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "::1", 5, "a" * 99])
 def test_a_host_has_an_ipv4_address(host: object) -> None:
     with pytest.raises(InvalidServeOption, match="host must be an IPv4"):

@@ -65,8 +65,17 @@ class Endpoint:
 
         Args:
             path: File to write; its directory must exist.
+
+        Raises:
+            FileNotFoundError: If that does not exist.
+            OSError: If the file cannot be written.
         """
         path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"cannot write {path}: there is no folder {path.parent}; make "
+                "it first"
+            )
         descriptor, partial = tempfile.mkstemp(
             prefix=f".{path.name}.", dir=path.parent
         )

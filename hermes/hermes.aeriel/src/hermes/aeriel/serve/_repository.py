@@ -86,7 +86,7 @@ def check_repository(
         RepositoryNotFound: If there is no such directory, or Triton cannot
             read such a URL.
         RepositoryUnusable: If no model is in it: Triton would start, and be
-            ready to serve nothing.
+            ready to serve nothing. Or if it is a model itself.
     """
     # a pathlib.Path has a root too, of another kind
     is_path = isinstance(repository, str | os.PathLike)
@@ -108,6 +108,11 @@ def check_repository(
     if not path.is_dir():
         what = "is not a directory" if path.exists() else "does not exist"
         raise RepositoryNotFound(f"model repository {path} {what}")
+    if (path / "config.pbtxt").is_file():
+        raise RepositoryUnusable(
+            f"{path} is a model, not a model repository: give the directory "
+            f"that it is in, {path.parent}"
+        )
     models = [entry for entry in path.iterdir() if entry.is_dir()]
     if not models and not may_be_empty:
         raise RepositoryUnusable(
