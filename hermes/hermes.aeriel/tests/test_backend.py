@@ -19,13 +19,19 @@ from hermes.aeriel.serve._manifest import SOURCES
 
 
 def backend(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
-    monkeypatch.syspath_prepend(SOURCES / "backends" / "onnxruntime")
+    for folder in ("onnxruntime", "python"):
+        monkeypatch.syspath_prepend(SOURCES / "backends" / folder)
     return importlib.import_module(name)
 
 
 @pytest.fixture
 def states(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return backend(monkeypatch, "hermes_states")
+
+
+@pytest.fixture
+def configurations(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return backend(monkeypatch, "hermes_configuration")
 
 
 @pytest.fixture
@@ -197,15 +203,19 @@ def entry(name: str, *dims: int, dtype: str = "TYPE_FP32") -> dict[str, Any]:
 EMPTY: dict[str, Any] = {"max_batch_size": 0, "input": [], "output": []}
 
 
-def infos(graphs: ModuleType, *dims: int) -> tuple[list[Any], list[Any]]:
+def infos(
+    configurations: ModuleType, *dims: int
+) -> tuple[list[Any], list[Any]]:
     return (
-        [graphs.TensorInfo("x", "TYPE_FP32", dims)],
-        [graphs.TensorInfo("y", "TYPE_FP32", dims)],
+        [configurations.TensorInfo("x", "TYPE_FP32", dims)],
+        [configurations.TensorInfo("y", "TYPE_FP32", dims)],
     )
 
 
-def test_a_variable_first_dimension_is_a_batch(graphs: ModuleType) -> None:
-    added = graphs.auto_complete(EMPTY, *infos(graphs, -1, 4))
+def test_a_variable_first_dimension_is_a_batch(
+    configurations: ModuleType,
+) -> None:
+    added = configurations.auto_complete(EMPTY, *infos(configurations, -1, 4))
     assert added == {
         "max_batch_size": 4,
         "dynamic_batching": True,
@@ -214,26 +224,28 @@ def test_a_variable_first_dimension_is_a_batch(graphs: ModuleType) -> None:
     }
 
 
-def test_a_batch_of_numbers_is_reshaped(graphs: ModuleType) -> None:
-    added = graphs.auto_complete(EMPTY, *infos(graphs, -1))
+def test_a_batch_of_numbers_is_reshaped(configurations: ModuleType) -> None:
+    added = configurations.auto_complete(EMPTY, *infos(configurations, -1))
     number = {**entry("x", 1), "reshape": {"shape": []}}
     assert added["input"] == [number]
 
 
-def test_states_and_controls_are_not_filled_in(graphs: ModuleType) -> None:
+def test_states_and_controls_are_not_filled_in(
+    configurations: ModuleType,
+) -> None:
     batching = {
         "state": [{"input_name": "x", "output_name": "y"}],
         "control_input": [{"name": "z"}],
     }
-    control = graphs.TensorInfo("z", "TYPE_FP32", (1, 4))
-    inputs, outputs = infos(graphs, 1, 4)
+    control = configurations.TensorInfo("z", "TYPE_FP32", (1, 4))
+    inputs, outputs = infos(configurations, 1, 4)
     given = {**EMPTY, "sequence_batching": batching}
-    added = graphs.auto_complete(given, [*inputs, control], outputs)
+    added = configurations.auto_complete(given, [*inputs, control], outputs)
     assert (added["input"], added["output"]) == ([], [])
 
 
-def test_fixed_dimensions_are_no_batch(graphs: ModuleType) -> None:
-    added = graphs.auto_complete(EMPTY, *infos(graphs, 1, -1))
+def test_fixed_dimensions_are_no_batch(configurations: ModuleType) -> None:
+    added = configurations.auto_complete(EMPTY, *infos(configurations, 1, -1))
     assert added == {
         "max_batch_size": 0,
         "dynamic_batching": False,
@@ -242,25 +254,25 @@ def test_fixed_dimensions_are_no_batch(graphs: ModuleType) -> None:
     }
 
 
-def test_what_is_configured_is_kept(graphs: ModuleType) -> None:
+def test_what_is_configured_is_kept(configurations: ModuleType) -> None:
     given = {
         "max_batch_size": 2,
         "input": [entry("x", 4)],
         "output": [],
         "sequence_batching": {"direct": {}},
     }
-    added = graphs.auto_complete(given, *infos(graphs, -1, 4))
+    added = configurations.auto_complete(given, *infos(configurations, -1, 4))
     assert added["max_batch_size"] == 2
     assert added["input"] == []
     assert not added["dynamic_batching"]
 
 
 def test_a_batch_size_that_the_graph_cannot_take_is_refused(
-    graphs: ModuleType, states: ModuleType
+    configurations: ModuleType, states: ModuleType
 ) -> None:
     with pytest.raises(states.LoadError, match="max_batch_size is 2, but the"):
-        graphs.auto_complete(
-            {**EMPTY, "max_batch_size": 2}, *infos(graphs, 1, 4)
+        configurations.auto_complete(
+            {**EMPTY, "max_batch_size": 2}, *infos(configurations, 1, 4)
         )
 
 
@@ -284,7 +296,7 @@ def test_a_batch_size_that_the_graph_cannot_take_is_refused(
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(
-    graphs: ModuleType,
+    configurations: ModuleType,
     states: ModuleType,
     change: dict[str, Any],
     expected: str,
@@ -294,14 +306,16 @@ def test_a_configuration_that_does_not_fit_is_refused(
         "input": [entry("x", 4)],
         "output": [entry("y", 4)],
     }
-    graphs.check_graph(fits, *infos(graphs, 4))
-    graphs.check_graph(fits, *infos(graphs, -1))
+    configurations.check_graph(fits, *infos(configurations, 4))
+    configurations.check_graph(fits, *infos(configurations, -1))
     with pytest.raises(states.LoadError, match=expected):
-        graphs.check_graph({**fits, **change}, *infos(graphs, 4))
+        configurations.check_graph(
+            {**fits, **change}, *infos(configurations, 4)
+        )
 
 
 def test_a_reshaped_tensor_is_compared_as_the_graph_sees_it(
-    graphs: ModuleType,
+    configurations: ModuleType,
 ) -> None:
     reshaped = {"reshape": {"shape": ["2", "2"]}}
     given = {
@@ -309,7 +323,7 @@ def test_a_reshaped_tensor_is_compared_as_the_graph_sees_it(
         "input": [entry("x", 4) | reshaped],
         "output": [entry("y", 4) | reshaped],
     }
-    graphs.check_graph(given, *infos(graphs, 2, 2))
+    configurations.check_graph(given, *infos(configurations, 2, 2))
 
 
 def save(path: Path, dtype: int = TensorProto.FLOAT) -> Path:
@@ -413,8 +427,10 @@ def test_text_is_given_as_text(
         graph.run(["y"], {"x": np.array([[b"\xff", b""]], np.object_)})
 
 
-def test_configurations_of_triton_are_json(graphs: ModuleType) -> None:
+def test_configurations_of_triton_are_json(
+    configurations: ModuleType,
+) -> None:
     """Triton writes 64-bit integers as text in some fields."""
     text = json.dumps({**EMPTY, "input": [entry("x") | {"dims": ["4"]}]})
     given = json.loads(text) | {"output": [entry("y", 4)]}
-    graphs.check_graph(given, *infos(graphs, 4))
+    configurations.check_graph(given, *infos(configurations, 4))
