@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,9 @@ def status(prefix: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def start(prefix: Path) -> subprocess.Popen[str]:
+def start(prefix: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*SERVE, "install", "--prefix", str(prefix)],
+        [*SERVE, "install", "--prefix", str(prefix), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -95,17 +96,26 @@ def test_an_interrupted_installation_leaves_no_runtime(
 def test_half_a_runtime_is_repaired_and_leftovers_are_removed(
     prefix: Path,
 ) -> None:
+    """An extra comes with it: this interpreter's torch, which stays."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        pytest.skip("needs torch")
     (prefix / "bin" / "tritonserver").unlink()
     (prefix / MANIFEST).unlink()
     leftover = prefix.parent / ".triton.partial"
     leftover.mkdir()
     (leftover / "junk").touch()
     assert status(prefix).returncode == 1
-    process = start(prefix)
+    process = start(prefix, "--with", "torch")
     output, _ = process.communicate(timeout=250)
     assert process.returncode == 0, output
-    assert status(prefix).returncode == 0
     assert not leftover.exists()
+    (module,) = prefix.glob("venv/lib/python3.*/site-packages/torch")
+    assert (module / "__init__.py").samefile(torch.origin)
+    output, _ = start(prefix).communicate(timeout=30)
+    assert "is installed already" in output
+    served = "serves     onnxruntime_onnx, python, pytorch_libtorch\n"
+    assert served in status(prefix).stdout
 
 
 def test_two_installations_wait_for_each_other(tmp_path: Path) -> None:

@@ -83,6 +83,12 @@ def listening(server: Server) -> set[tuple[str, int]]:
     }
 
 
+def of_extras(folder: str, names: list[str]) -> set[str]:
+    """Ten thousand files that are nothing to the models of these tests."""
+    large = {"nvidia", "tensorflow", "torch"}
+    return large & {*names} if folder.endswith("site-packages") else set()
+
+
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the runtime, to be damaged."""
@@ -90,7 +96,13 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if not isinstance(found, ManagedRuntime):
         pytest.skip("needs a managed runtime")
     copy = tmp_path / "runtime"
-    shutil.copytree(found.prefix, copy, symlinks=True, copy_function=os.link)
+    shutil.copytree(
+        found.prefix,
+        copy,
+        symlinks=True,
+        copy_function=os.link,
+        ignore=of_extras,
+    )
     monkeypatch.setenv("HERMES_TRITON", str(copy))
     yield copy
     shutil.rmtree(copy)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hermes.aeriel.errors import (
+    BackendMissing,
     RepositoryUnusable,
     RuntimeMissing,
     RuntimeStale,
@@ -230,9 +231,68 @@ def test_the_command_can_be_pasted() -> None:
     assert install_command(Path("/a b")).endswith("--prefix '/a b'")
 
 
+@pytest.fixture
+def network(tmp_path: Path) -> Request:
+    """What to serve: a TorchScript module."""
+    folder = tmp_path / "models" / "network"
+    folder.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text('platform: "pytorch_libtorch"')
+    return Request((str(folder.parent), "gs://bucket"))
+
+
+def give_torch(prefix: Path) -> None:
+    manifest = Manifest.read(prefix)
+    assert manifest is not None
+    (prefix / "torch").write_text("torch")
+    replace(manifest, extras=["torch"], extra_files={"torch": 5}).write(prefix)
+
+
+def test_a_model_that_the_runtime_cannot_serve_is_named(
+    prefix: Path, network: Request
+) -> None:
+    told = (
+        "model 'network' is pytorch_libtorch, and the Triton runtime in .* "
+        r"has no torch; run `.* --prefix '.*run time' --with torch`"
+    )
+    runtime = ManagedRuntime(prefix)
+    with pytest.raises(BackendMissing, match=told), runtime.launch(network):
+        pass
+    give_torch(prefix)
+    with runtime.launch(network) as launch:
+        assert launch.repositories == network.repositories
+
+
+def test_a_model_that_is_not_loaded_needs_nothing(
+    prefix: Path, network: Request
+) -> None:
+    with ManagedRuntime(prefix).launch(replace(network, loads_all=False)):
+        pass
+
+
+def test_damage_of_an_extra_matters_to_those_who_use_it(
+    prefix: Path, network: Request, tmp_path: Path
+) -> None:
+    give_torch(prefix)
+    (prefix / "torch").unlink()
+    runtime = ManagedRuntime(prefix)
+    (tmp_path / "others").mkdir()
+    with runtime.launch(Request((str(tmp_path / "others"),))):
+        pass
+    told = "missing or changed: torch"
+    with (
+        pytest.raises(RuntimeUnusable, match=told),
+        runtime.launch(network),
+    ):
+        pass
+    with pytest.raises(RuntimeUnusable, match=told):
+        runtime.check()
+
+
 def test_pins_are_exact() -> None:
-    lines = (SOURCES / "pins.txt").read_text().splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
+    files = [*SOURCES.glob("pins*.txt")]
+    assert len(files) == 3
+    lines = "\n".join(file.read_text() for file in files).splitlines()
+    pins = [line for line in lines if line[:1] not in ("", "#")]
     assert all("==" in pin for pin in pins)
 
 

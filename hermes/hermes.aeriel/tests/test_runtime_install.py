@@ -119,8 +119,28 @@ def test_a_runtime_that_does_not_run_is_noticed(tmp_path: Path) -> None:
     server.parent.mkdir()
     server.write_text("#!/bin/sh\necho --model-repository")
     server.chmod(0o755)
-    with pytest.raises(RuntimeUnusable, match="Python does not work"):
+    with pytest.raises(RuntimeUnusable, match="cannot import numpy"):
         try_out(tmp_path)
+
+
+def test_an_extra_that_does_not_exist_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = tmp_path / "triton"
+    assert main(["install", "--prefix", str(prefix), "--with", "jax"]) == 1
+    assert capsys.readouterr().err == (
+        "error: --with jax: there is no such extra; there are tensorflow, "
+        "torch\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_extras_stay_when_others_are_added() -> None:
+    assert _install._wanted([], []) == []
+    assert _install._wanted(["torch"], []) == ["torch"]
+    both = ["tensorflow", "torch"]
+    assert _install._wanted(["torch"], ["tensorflow", "torch"]) == both
+    assert _install._wanted(["of-an-older-aeriel"], ["torch"]) == ["torch"]
 
 
 def test_help_is_printed_without_arguments(

@@ -35,6 +35,7 @@
         ├── RepositoryUnusable   (ValueError)
         ├── PortTaken            (OSError)
         ├── RuntimeUnusable      (RuntimeError)
+        │   ├── BackendMissing
         │   ├── RuntimeMissing
         │   └── RuntimeStale
         ├── InstallFailed        (RuntimeError)
@@ -47,6 +48,7 @@ A message says what was given, what was expected and what to do about it.
 
 __all__ = (
     "AerielError",
+    "BackendMissing",
     "ClientClosed",
     "ClientError",
     "ClientForked",
@@ -253,6 +255,10 @@ class PortTaken(ServeError, OSError):
 
 class RuntimeUnusable(ServeError, RuntimeError):
     """The local Triton runtime is damaged, or this machine cannot run it."""
+
+
+class BackendMissing(RuntimeUnusable):
+    """The local runtime was installed without what a model needs."""
 
 
 class RuntimeMissing(RuntimeUnusable):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hermes.aeriel.errors import RuntimeUnusable, ServeError
+from hermes.aeriel.serve._extras import EXTRAS, platforms
 from hermes.aeriel.serve._install import install, try_out
 from hermes.aeriel.serve._manifest import TRITON_VERSION
 from hermes.aeriel.serve._requirements import Facts, findings, gather
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "install":
-            return _install(options.prefix, force=options.force)
+            return _install(
+                options.prefix, force=options.force, extras=options.extras
+            )
         if options.command == "status":
             return _status(options.prefix)
     except ServeError as error:
@@ -58,6 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     installer.add_argument(
         "--force", action="store_true", help="replace a whole runtime too"
     )
+    installer.add_argument(
+        "--with",
+        action="append",
+        default=[],
+        dest="extras",
+        metavar="EXTRA",
+        help="serve with it, too, may be repeated: "
+        + ", ".join(f"{n} ({e.platform})" for n, e in EXTRAS.items()),
+    )
     status = commands.add_parser(
         "status", help="say what is there and what is missing"
     )
@@ -71,9 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _install(prefix: Path | None, *, force: bool) -> int:
+def _install(
+    prefix: Path | None, *, force: bool, extras: Sequence[str]
+) -> int:
     target = managed_prefix(os.environ) if prefix is None else prefix
-    install(target.expanduser().absolute(), gather(), _say, force=force)
+    install(
+        target.expanduser().absolute(),
+        gather(),
+        _say,
+        force=force,
+        extras=extras,
+    )
     return 0
 
 
@@ -87,15 +107,17 @@ def _status(prefix: Path | None) -> int:
     _say(f"machine    {_describe(facts)}")
     for finding in missing:
         _say(f"missing    {finding}")
+    served = "what its backends serve"
     try:
         runtime = find_runtime(environ)
         if isinstance(runtime, ManagedRuntime):
-            runtime.check()
+            served = ", ".join(platforms(runtime.check().extras))
             try_out(runtime.prefix)
     except RuntimeUnusable as error:
         _say(f"runtime    {error}")
         return 1
     _say(f"runtime    {runtime}")
+    _say(f"serves     {served}")
     _say("status     ready")
     return 0
 

@@ -39,7 +39,10 @@ _HINTS = {
     r"unable to find backend library": (
         "this Triton has no backend for the model's platform"
     ),
-    r"No module named": ("the Python that runs the backend lacks a package"),
+    r"No module named": (
+        "the Python that runs the backend lacks a package; a Python model "
+        "also finds those beside model.py"
+    ),
     r"No space left on device|shared memory .*fail": "is /dev/shm full?",
     r"unrecognized option|invalid argument|Bad option": (
         "see server_args for an option that this Triton does not know"

@@ -11,11 +11,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hermes.aeriel.errors import InstallFailed, RuntimeUnusable
+from hermes.aeriel.serve._extras import EXTRAS
 from hermes.aeriel.serve._manifest import (
     MANIFEST,
     SOURCES,
@@ -23,6 +24,12 @@ from hermes.aeriel.serve._manifest import (
     Manifest,
     digest,
     list_files,
+)
+from hermes.aeriel.serve._packages import (
+    check_extras,
+    lay_out,
+    lay_out_extra,
+    read_pins,
 )
 from hermes.aeriel.serve._requirements import Facts, findings
 from hermes.aeriel.serve._runtimes import ManagedRuntime
@@ -42,21 +49,25 @@ def install(
     report: Callable[[str], None],
     *,
     force: bool = False,
+    extras: Collection[str] = (),
 ) -> None:
     """Install the runtime into ``prefix``.
 
-    A whole and current runtime that is there already is kept.
+    A whole and current runtime that is there already is kept, and one that
+    lacks an extra is replaced by one that has all that it had, and the extra.
 
     Args:
         prefix: Directory to create.
         facts: Of this machine and interpreter.
         report: Called with a line of text at every step.
         force: Replace even a whole and current runtime.
+        extras: What it is to serve with besides; see ``EXTRAS``.
 
     Raises:
-        InstallFailed: If this machine lacks something, a download fails, or
-            the result does not run.
+        InstallFailed: If this machine lacks something, there is no such
+            extra, a download fails, or the result does not run.
     """
+    check_extras(extras)
     missing = findings(facts)
     if missing:
         raise InstallFailed(
@@ -65,14 +76,28 @@ def install(
         )
     _check_prefix(prefix)
     with _locked(prefix, report):
-        if not force and _is_whole(prefix):
+        manifest = Manifest.read(prefix)
+        had = manifest.extras if manifest else ()
+        wanted = _wanted(had, extras)
+        if not force and wanted == [*had] and _is_whole(prefix):
             report(f"{prefix} is installed already")
             return
-        _build(prefix, facts, report)
+        # what was downloaded once is there, unless it is not trusted
+        sources = [*([] if force else [str(_site(prefix))]), *sys.path]
+        _build(prefix, facts, report, wanted, sources)
 
 
-def try_out(prefix: Path) -> None:
+def _wanted(had: Collection[str], asked: Collection[str]) -> list[str]:
+    """Return the extras of a new runtime: no one's are lost, if they exist."""
+    return sorted({*EXTRAS}.intersection((*had, *asked)))
+
+
+def try_out(prefix: Path, extras: Collection[str] = ()) -> None:
     """Run the server and its Python for a moment.
+
+    Args:
+        prefix: The runtime.
+        extras: What to import besides, which takes seconds.
 
     Raises:
         RuntimeUnusable: If one of them does not run.
@@ -84,12 +109,19 @@ def try_out(prefix: Path) -> None:
         raise RuntimeUnusable(
             f"tritonserver does not run: {help_text.strip()[-500:]}"
         )
+    # Each in a process of its own, as in a stub.
+    for modules in ("numpy, onnxruntime", *extras):
+        _import(prefix, modules)
+
+
+def _import(prefix: Path, modules: str) -> None:
     done = "the stubs' packages work"
-    code = f"import numpy, onnxruntime; print({done!r})"
+    code = f"import {modules}; print({done!r})"
     imported = _output_of(prefix, str(_python(prefix)), "-Ic", code)
     if done not in imported:
         raise RuntimeUnusable(
-            f"the runtime's Python does not work: {imported.strip()[-500:]}"
+            f"the runtime's Python cannot import {modules}: "
+            f"{imported.strip()[-500:]}"
         )
 
 
@@ -106,7 +138,7 @@ def _output_of(prefix: Path, *command: str) -> str:
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=60,
+            timeout=180,  # what is linked has no bytecode yet
             encoding="utf-8",
             errors="replace",
         ).stdout
@@ -157,14 +189,20 @@ def _locked(prefix: Path, report: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _build(prefix: Path, facts: Facts, report: Callable[[str], None]) -> None:
+def _build(
+    prefix: Path,
+    facts: Facts,
+    report: Callable[[str], None],
+    extras: Sequence[str],
+    sources: Sequence[str],
+) -> None:
     partial = _beside(prefix, "partial")
     replaced = _beside(prefix, "old")
     try:
         _remove(partial)
         _remove(replaced)
         partial.mkdir()
-        _fill(partial, facts, report)
+        _fill(partial, facts, report, extras, sources)
         if prefix.exists():
             prefix.rename(replaced)
         partial.rename(prefix)
@@ -176,40 +214,62 @@ def _build(prefix: Path, facts: Facts, report: Callable[[str], None]) -> None:
     report(f"installed {prefix}")
 
 
-def _fill(prefix: Path, facts: Facts, report: Callable[[str], None]) -> None:
+def _fill(
+    prefix: Path,
+    facts: Facts,
+    report: Callable[[str], None],
+    extras: Sequence[str],
+    sources: Sequence[str],
+) -> None:
     report("1/4 creating a virtual environment")
     _run([sys.executable, "-I", "-m", "venv", str(prefix / "venv")])
     report(f"2/4 downloading Triton {TRITON_VERSION}")
-    triton, packages = _pins()
-    wheel = _download(prefix, triton)
+    (triton, *_), *pins = read_pins("pins.txt", facts.python)
+    wheel = _download(prefix, str(triton))
     _unpack(wheel, prefix, facts)
     shutil.rmtree(wheel.parent)
-    report("3/4 installing its Python packages")
-    _pip(prefix, "install", "--no-deps", "--only-binary=:all:", *packages)
-    _pip(prefix, "uninstall", "--yes", "--quiet", "pip")
-    report("4/4 trying it out")
+    report(f"3/4 installing {', '.join(('its Python packages', *extras))}")
+    lay_out(pins, _site(prefix), sources, _downloader(prefix))
     shutil.copytree(
         SOURCES / "backends",
         prefix / "backends",
         dirs_exist_ok=True,
         ignore=shutil.ignore_patterns("__pycache__"),
     )
-    try_out(prefix)
+    plain = list_files(prefix)
+    for name in extras:
+        lay_out_extra(
+            name, facts.python, _site(prefix), sources, _downloader(prefix)
+        )
+    _pip(prefix, "uninstall", "--yes", "--quiet", "pip")
+    report("4/4 trying it out")
+    try_out(prefix, extras)
+    _write_manifest(prefix, facts, extras, plain)
+
+
+def _write_manifest(
+    prefix: Path, facts: Facts, extras: Sequence[str], plain: Collection[str]
+) -> None:
+    """Write what is there; ``plain`` are the files that extras found there."""
+    files = list_files(prefix)
     Manifest(
         digest=digest(),
         triton=TRITON_VERSION,
         python=".".join(map(str, facts.python)),
         libpython=str(facts.libpython) if facts.needs_libpython else "",
-        files=list_files(prefix),
+        files={name: size for name, size in files.items() if name in plain},
+        extras=extras,
+        extra_files={
+            name: size for name, size in files.items() if name not in plain
+        },
     ).write(prefix)
 
 
-def _pins() -> tuple[str, list[str]]:
-    """Return the pin of Triton's wheel, and those of Python packages."""
-    lines = (SOURCES / "pins.txt").read_text("utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    triton = [pin for pin in pins if pin.startswith("nvidia-pytriton==")]
-    return triton[0], [pin for pin in pins if pin not in triton]
+def _downloader(prefix: Path) -> Callable[[Sequence[str]], None]:
+    def download(pins: Sequence[str]) -> None:
+        _pip(prefix, "install", "--no-deps", "--only-binary=:all:", *pins)
+
+    return download
 
 
 def _download(prefix: Path, pin: str) -> Path:
@@ -276,6 +336,12 @@ def _run(command: Sequence[str]) -> None:
 
 def _python(prefix: Path) -> Path:
     return prefix / "venv" / "bin" / "python3"
+
+
+def _site(prefix: Path) -> Path:
+    major, minor = sys.version_info[:2]
+    version = f"python{major}.{minor}"
+    return prefix / "venv" / "lib" / version / "site-packages"
 
 
 def _beside(prefix: Path, suffix: str) -> Path:

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -37,6 +37,8 @@ class Manifest:
         python: Version of the runtime's Python, such as ``"3.11"``.
         libpython: Shared library that its stub needs; empty if Triton's own.
         files: Size in bytes of every file, by its path below the prefix.
+        extras: What it can serve with besides.
+        extra_files: As ``files``, of what only the extras need.
     """
 
     digest: str
@@ -44,6 +46,8 @@ class Manifest:
     python: str
     libpython: str
     files: Mapping[str, int]
+    extras: Sequence[str] = ()
+    extra_files: Mapping[str, int] = field(default_factory=dict)
 
     def write(self, prefix: Path) -> None:
         """Write the manifest into ``prefix``."""
@@ -59,9 +63,15 @@ class Manifest:
         except (OSError, ValueError, TypeError):
             return None
 
-    def missing(self, prefix: Path) -> Iterator[str]:
-        """Yield every file that is gone or has another size."""
-        for name, size in self.files.items():
+    def missing(self, prefix: Path, *, extras: bool) -> Iterator[str]:
+        """Yield every file that is gone or has another size.
+
+        Args:
+            prefix: The runtime.
+            extras: Whether to look at the files of extras, too: ten thousand.
+        """
+        files = {**self.files, **(self.extra_files if extras else {})}
+        for name, size in files.items():
             try:
                 whole = os.stat(prefix / name).st_size == size  # noqa: PTH116
             except OSError:

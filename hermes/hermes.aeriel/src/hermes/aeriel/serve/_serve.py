@@ -92,6 +92,7 @@ def serve(
         ImageNotFound: If there is no such image.
         ImageUnusable: If it is none, damaged, or for other machines.
         RuntimeMissing: If no Triton, or nothing for images, is installed.
+        BackendMissing: If the local runtime lacks what a model needs.
         RuntimeUnusable: If the local runtime is damaged or stale.
         PortTaken: If a port is in use.
         InvalidServeOption: If an option has a value that cannot work.

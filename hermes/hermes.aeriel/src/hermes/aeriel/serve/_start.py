@@ -114,6 +114,7 @@ class Start:
             env=self.env,
             with_gpus=self.with_gpus,
             binds=self.binds,
+            loads_all=self.control.mode != "explicit",
         )
         with self.runtime.launch(request) as launch:
             options = Options(

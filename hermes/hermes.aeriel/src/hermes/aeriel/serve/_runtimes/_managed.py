@@ -10,11 +10,13 @@ from itertools import islice
 from pathlib import Path
 
 from hermes.aeriel.errors import (
+    BackendMissing,
     RepositoryUnusable,
     RuntimeStale,
     RuntimeUnusable,
 )
 from hermes.aeriel.serve._command import server_environment
+from hermes.aeriel.serve._extras import EXTRAS, extras_needed
 from hermes.aeriel.serve._manifest import (
     MANIFEST,
     Manifest,
@@ -49,8 +51,14 @@ class ManagedRuntime:
     def __str__(self) -> str:
         return f"{self.prefix}, managed"
 
-    def check(self) -> None:
+    def check(self, *, extras: bool = True) -> Manifest:
         """Look whether everything is there.
+
+        Args:
+            extras: Whether to look at what was installed with ``--with``, too.
+
+        Returns:
+            What it was installed with.
 
         Raises:
             RuntimeStale: If another version of aeriel installed it.
@@ -68,7 +76,8 @@ class ManagedRuntime:
                 "another version of hermes-aeriel; run "
                 f"`{install_command(self.prefix)}`"
             )
-        missing = [*islice(manifest.missing(self.prefix), 3)]
+        found = manifest.missing(self.prefix, extras=extras)
+        missing = [*islice(found, 3)]
         if missing:
             raise RuntimeUnusable(
                 f"the Triton runtime in {self.prefix} is damaged "
@@ -76,6 +85,7 @@ class ManagedRuntime:
                 f"`{install_command(self.prefix)}`"
             )
         self._check_python(manifest)
+        return manifest
 
     def _check_python(self, manifest: Manifest) -> None:
         again = f"run `{install_command(self.prefix)}`"
@@ -97,10 +107,22 @@ class ManagedRuntime:
                 f"{again}"
             )
 
+    def _check_for(self, request: Request) -> None:
+        """Look at what these models need, and at nothing else."""
+        needed = dict(_needed(request))
+        manifest = self.check(extras=bool(needed))
+        for extra, model in needed.items():
+            if extra not in manifest.extras:
+                raise BackendMissing(
+                    f"model {model!r} is {EXTRAS[extra].platform}, and the "
+                    f"Triton runtime in {self.prefix} has no {extra}; run "
+                    f"`{install_command(self.prefix)} --with {extra}`"
+                )
+
     @contextmanager
     def launch(self, request: Request) -> Iterator[Launch]:
         """Prepare a start; see :class:`Runtime`."""
-        self.check()
+        self._check_for(request)
         with ExitStack() as stack:
             fds: list[int] = []
             backends = self.prefix / "backends"
@@ -165,6 +187,14 @@ def _seen(repository: str, stack: ExitStack, fds: list[int]) -> str:
 def _has_code(repository: str) -> bool:
     """Whether a model's own Python may have to finish something."""
     return is_remote(repository) or any(Path(repository).glob("*/*/model.py"))
+
+
+def _needed(request: Request) -> Iterator[tuple[str, str]]:
+    """Yield the extras that models need which are loaded, and one of each."""
+    for repository in request.repositories if request.loads_all else ():
+        if not is_remote(repository):
+            for model, extra in extras_needed(Path(repository)):
+                yield extra, model
 
 
 def _check_names(repository: Path) -> None:

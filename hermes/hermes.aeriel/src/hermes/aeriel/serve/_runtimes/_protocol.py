@@ -38,6 +38,7 @@ class Request:
         env: Environment variables for the server; they win.
         with_gpus: Whether the server is to use GPUs.
         binds: What else a container shows to the server.
+        loads_all: Whether the server loads every model at once.
     """
 
     repositories: tuple[str, ...]
@@ -45,6 +46,7 @@ class Request:
     env: Mapping[str, str] = field(default_factory=dict)
     with_gpus: bool = False
     binds: tuple[Bind, ...] = ()
+    loads_all: bool = True
 
 
 @dataclass(frozen=True)
