@@ -9,6 +9,7 @@ from hermes.cloudbreak.reconcile import (
     Fail,
     Move,
     Request,
+    Update,
     diff,
     leftovers,
     unready,
@@ -132,3 +133,49 @@ def test_what_is_there_in_part_is_asked_for_again_if_it_is_ours() -> None:
     assert diff(plan(VM), {}, [part], adopted={VM.key}) == []
     assert diff({}, asked, [part]) == [Delete(VM.key)]
     assert unready(plan(VM), [part]) == {VM.key: "there in part"}
+
+
+FOUR, EIGHT = (NodePoolSpec("pool", cluster="main", num_nodes=n) for n in (4, 8))
+BIG = NodePoolSpec("pool", cluster="main", num_nodes=4, machine_type="big")
+
+
+def of(spec, state=READY, **options):
+    return Observed(spec.key, state, settings=spec.settings, **options)
+
+
+def test_what_can_be_changed_is_changed_once() -> None:
+    (action,) = diff(plan(EIGHT), {}, [of(FOUR)])
+    assert action == Update(EIGHT)
+    assert diff(plan(FOUR), {}, [of(FOUR)]) == []
+    asked = {EIGHT.key: Request(0, True, True, True, updated=EIGHT)}
+    assert diff(plan(EIGHT), asked, [of(FOUR)]) == []
+    assert diff(plan(EIGHT), {}, [of(FOUR, DELETING)]) == []
+    # What nobody knows is taken for right.
+    assert diff(plan(EIGHT), {}, [Observed(FOUR.key, READY)]) == []
+
+
+def test_what_cannot_be_changed_is_said_with_its_name_and_the_cure() -> None:
+    (action,) = diff(plan(BIG), {}, [of(EIGHT)])
+    assert action == Fail(
+        BIG.key,
+        'is there with other settings: machine_type "" -> big; cannot be '
+        "changed while it is there: delete it first",
+        is_conflict=True,
+    )
+    (action,) = diff(plan(VM), {}, [of(VM, where="c")])
+    assert "zones c -> a or b" in action.reason
+    assert diff(plan(VM), {}, [of(VM, where="b")]) == []
+
+
+def test_what_was_there_before_us_is_not_changed() -> None:
+    (action,) = diff(plan(EIGHT), {}, [of(FOUR)], adopted={FOUR.key})
+    assert action.is_conflict
+    assert "num_nodes 4 -> 8; it is not ours" in action.reason
+
+
+def test_what_is_broken_is_changed_before_it_is_given_up() -> None:
+    broken = of(FOUR, BROKEN, reason="too few")
+    assert diff(plan(EIGHT), {}, [broken]) == [Update(EIGHT)]
+    asked = {EIGHT.key: Request(0, True, True, True, updated=EIGHT)}
+    (action,) = diff(plan(EIGHT), asked, [broken])
+    assert action == Fail(FOUR.key, "too few; it was ready before")

@@ -27,6 +27,7 @@ from hermes.cloudbreak.specs import (
     ClusterSpec,
     Kind,
     NodePoolSpec,
+    State,
     VMSpec,
 )
 from hermes.cloudbreak.testing import FakeClock, FakeCloud, Fault, Killed
@@ -527,3 +528,67 @@ def test_a_slow_cloud_is_not_asked_too_often(site: Site) -> None:
     site.cloud = FakeCloud(site.time.clock, {Kind.CLUSTER: HOUR})
     site.start().bring_up(SPECS[:1], 2 * HOUR)
     assert site.time.num_sleeps < HOUR / 15 + 20
+
+
+def grown(num_nodes: int, **options) -> list:
+    return [SPECS[0], NodePoolSpec("gpus", (), False, "main", num_nodes, **options)]
+
+
+def test_what_is_there_becomes_what_is_wanted(site: Site) -> None:
+    site.program.bring_up(grown(1), HOUR)
+    again = site.start()
+    again.bring_up(grown(4), HOUR)
+    assert ("update", KEYS[1]) in site.cloud.calls
+    (found,) = [o for o in site.cloud.observe() if o.key == KEYS[1]]
+    assert found.settings["num_nodes"] == 4
+    assert found.state is State.READY  # it is waited for
+    told = [each.get(KEYS[1]) for each in site.told]
+    assert told[-2:] == ["to be changed", "being created"]
+
+
+def test_what_cannot_be_changed_is_refused_before_anything_is_touched(
+    site: Site,
+) -> None:
+    site.program.bring_up(grown(1), HOUR)
+    site.cloud.calls.clear()
+    wanted = [VMSpec("new"), *grown(4, machine_type="big")]
+    with pytest.raises(AlreadyThere, match='machine_type "" -> big; cannot'):
+        site.start().bring_up(wanted, HOUR)
+    assert {verb for verb, _ in site.cloud.calls} == {"observe"}
+    assert len(site.cloud.resources) == 2
+
+
+def test_a_change_that_fails_deletes_nothing(site: Site) -> None:
+    site.program.bring_up(grown(1), HOUR)
+    calls = len(site.cloud.calls)
+    site.cloud.faults[calls + 2] = Fault(QuotaExceeded("0 left of 8"))
+    with pytest.raises(QuotaExceeded, match="0 left"):
+        site.start().bring_up(grown(4), HOUR)
+    assert set(site.cloud.resources) == set(KEYS[:2])
+    site.cloud.faults[len(site.cloud.calls) + 2] = Fault(CloudUnavailable("?"))
+    site.start().bring_up(grown(4), HOUR)
+    with pytest.raises(InvalidSpec, match="without a stamp"):
+        Reconciler(
+            site.cloud, is_ours=lambda _: True, clock=site.time.clock
+        ).bring_up(grown(2), HOUR)
+
+
+def test_what_another_call_has_changed_is_left_so(site: Site) -> None:
+    site.program.bring_up(grown(1), HOUR)
+    stamp = site.program._stamp
+    site.cloud.update(grown(3)[1], stamp)
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    (found,) = [o for o in site.cloud.observe() if o.key == KEYS[1]]
+    assert found.settings["num_nodes"] == 3
+
+
+def test_what_a_check_refuses_is_taken_back(site: Site) -> None:
+    site.program.bring_up(grown(1), HOUR)
+
+    def check(deadline: float) -> None:
+        assert deadline <= site.time.clock.now() + HOUR
+        raise ResourceFailed("does not infer")
+
+    with pytest.raises(ResourceFailed, match="does not infer"):
+        site.program.bring_up([*grown(1), VMSpec("vm")], HOUR, check)
+    assert set(site.cloud.resources) == set(KEYS[:2])

@@ -37,6 +37,10 @@ class Together:
         """See `Cloud.create`."""
         self._of(spec.key).create(spec, stamp)
 
+    def update(self, spec: Spec, stamp: Stamp) -> None:
+        """See `Cloud.update`."""
+        self._of(spec.key).update(spec, stamp)
+
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
         self._of(key).delete(key)

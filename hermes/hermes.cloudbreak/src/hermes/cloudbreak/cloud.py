@@ -1,4 +1,4 @@
-"""The seam to a cloud: four verbs, whatever the kind of resource."""
+"""The seam to a cloud: five verbs, whatever the kind of resource."""
 
 from __future__ import annotations
 
@@ -40,6 +40,24 @@ class Cloud(Protocol):
             AlreadyThere: If there is one of that name.
             QuotaExceeded: If the project may not have it.
             StockOut: If there is none left in the first of its zones.
+        """
+
+    def update(self, spec: Spec, stamp: Stamp) -> None:
+        """Ask for a resource to be as described, without creating it anew.
+
+        Only what is `Spec.changeable` differs from what is there. It may be
+        called again with the same description, also where an earlier program
+        was killed half-way.
+
+        Args:
+            spec: What it has to be like.
+            stamp: Whose it has to be.
+
+        Raises:
+            NotThere: If it is not there.
+            CloudUnavailable: Also while one change waits for another.
+            QuotaExceeded: If the project may not have so much.
+            StockOut: If there is none left where it is.
         """
 
     def delete(self, key: Key) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from hermes.cloudbreak._settings import differences, say_changes
 from hermes.cloudbreak.specs import Cause, Key, Observed, Spec, State
 
 __all__ = (
@@ -20,6 +21,7 @@ __all__ = (
     "Fail",
     "Move",
     "Request",
+    "Update",
     "diff",
     "leftovers",
     "unready",
@@ -38,12 +40,14 @@ class Request:
         answered: Whether the cloud has said that it took the request.
         seen: Whether the resource was ever there.
         was_ready: Whether it was ever ready.
+        updated: What the cloud has last agreed to change it to.
     """
 
     sent: float
     answered: bool = False
     seen: bool = False
     was_ready: bool = False
+    updated: Spec | None = None
 
     def may_appear(self, now: float) -> bool:
         """Whether it may yet be there, though nobody has seen it."""
@@ -73,14 +77,28 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Update:
+    """Change it where it is."""
+
+    spec: Spec
+
+
+@dataclass(frozen=True)
 class Fail:
-    """Give up on it."""
+    """Give up on it.
+
+    Attributes:
+        key: On what.
+        reason: Why.
+        is_conflict: Whether it is there as something else, and works.
+    """
 
     key: Key
     reason: str
+    is_conflict: bool = False
 
 
-Action = Create | Delete | Fail | Move
+Action = Create | Delete | Fail | Move | Update
 
 
 def diff(
@@ -180,8 +198,32 @@ def _toward(
             yield Create(spec)
     elif found.state is State.PARTIAL and is_ours:
         yield Create(spec)
+    elif found.state is not State.DELETING and (
+        change := _change(spec, request, found, is_ours)
+    ):
+        yield change
     elif found.state is State.BROKEN:
         yield _give_up(spec, request, found, is_ours)
+
+
+def _change(
+    spec: Spec, request: Request | None, found: Observed, is_ours: bool
+) -> Action | None:
+    """Choose what to do with one that is there, and is something else."""
+    changes = differences(spec, found)
+    if found.state is State.BROKEN:
+        changes.pop("zones", None)  # it is about to go from there
+    if not changes or (request is not None and request.updated == spec):
+        return None
+    fixed = {n: c for n, c in changes.items() if n not in spec.changeable}
+    if is_ours and not fixed:
+        return Update(spec)
+    if is_ours:
+        cure = "cannot be changed while it is there: delete it first"
+    else:
+        fixed, cure = changes, "it is not ours to be changed"
+    reason = f"is there with other settings: {say_changes(fixed)}; {cure}"
+    return Fail(spec.key, reason, is_conflict=True)
 
 
 def _give_up(

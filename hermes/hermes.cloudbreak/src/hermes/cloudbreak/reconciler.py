@@ -29,6 +29,7 @@ from hermes.cloudbreak.reconcile import (
     Fail,
     Move,
     Request,
+    Update,
     diff,
     leftovers,
     unready,
@@ -86,6 +87,7 @@ class Reconciler:
         self._stuck: set[Key] = set()
         self._observed: list[Observed] = []
         self._running: list[Future[None]] = []
+        self._changing: dict[Key, str] = {}
         self._told: Mapping[Key, str] = {}
 
     @property
@@ -98,20 +100,30 @@ class Reconciler:
         """What was there before, and is left as it was found."""
         return frozenset(self._adopted)
 
-    def bring_up(self, specs: Iterable[Spec], timeout: float) -> None:
+    def bring_up(
+        self,
+        specs: Iterable[Spec],
+        timeout: float,
+        check: Callable[[float], object] | None = None,
+    ) -> None:
         """Have resources created, and wait until all are ready.
 
         Whatever goes wrong, also Ctrl-C: what was asked for by this call is
         deleted before the error is raised, and nothing else: what is there
-        already, of the same run, stays.
+        already, of the same run, stays. Of that, what differs and can be
+        changed is changed; if anything cannot, nothing is touched. Changes
+        are not taken back.
 
         Args:
             specs: What is wanted; what something is part of comes with it, or
                 came before.
             timeout: Seconds until they have to be ready.
+            check: Called when all are ready, with the time by which it has to
+                be over; what it raises is like any other error.
 
         Raises:
-            AlreadyThere: If a name is taken, and `exists_ok` is false.
+            AlreadyThere: If a name is taken, and `exists_ok` is false; or if
+                what is there has settings that cannot be changed.
             CloudError: If the cloud refuses one; see `Cloud.create`.
             ResourceFailed: If one will not become ready.
             WaitTimeout: If one is not ready in time; it says what it lacks.
@@ -124,14 +136,19 @@ class Reconciler:
                 del self._requested[key]
         new = wanted.keys() - self._plan.keys()
         self._asked.clear()
+        before = dict(self._plan)
         self._plan.update(wanted)
+        deadline = self._clock.now() + timeout
         try:
             self._wait_ready(wanted.keys(), timeout)
+            if check is not None:
+                check(deadline)
         except BaseException as error:
             try:
                 self._take_back(new)
             except Exception as trouble:  # noqa: BLE001 - the first one counts
                 error.add_note(f"and afterwards: {trouble}")
+            self._plan.update(before)
             raise
 
     def _take_back(self, new: set[Key]) -> None:
@@ -197,7 +214,8 @@ class Reconciler:
                 if not isinstance(error, CloudUnavailable):
                     raise error
             wanted = {key: self._plan[key] for key in keys}
-            waited = unready(wanted, self._observed)
+            # What was changed just now looked ready before.
+            waited = self._changing | unready(wanted, self._observed)
             if not waited and not trouble:
                 return
             self._tell(waited, pauses)
@@ -231,6 +249,11 @@ class Reconciler:
         # Here, not in the threads: a Ctrl-C may be quicker than they are.
         self._asked |= {
             each.spec.key for each in chosen if isinstance(each, Create | Move)
+        }
+        self._changing = {
+            each.spec.key: "to be changed"
+            for each in chosen
+            if isinstance(each, Update)
         }
         return self._act(chosen)
 
@@ -271,6 +294,8 @@ class Reconciler:
         match action:
             case Create(spec):
                 self._create(spec)
+            case Update(spec):
+                self._update(spec)
             case Delete(key):
                 self._delete(key)
             case Move(key, spec):
@@ -281,14 +306,12 @@ class Reconciler:
                 self._delete(key)
 
     def _create(self, spec: Spec) -> None:
-        key = spec.key
-        if self._stamp is None:
-            raise InvalidSpec(f"{key}: nothing is created without a stamp")
+        key, stamp = spec.key, self._need_stamp(spec.key)
         before = self._requested.get(key)
         # From here on it may exist, whatever we hear of it.
         self._requested[key] = Request(self._clock.now())
         try:
-            self._cloud.create(spec, self._stamp)
+            self._cloud.create(spec, stamp)
         except AlreadyThere:
             self._adopt(spec, before)
         except StockOut:
@@ -305,6 +328,19 @@ class Reconciler:
         else:
             self._requested[key] = Request(self._clock.now(), answered=True)
             self._adopted.discard(key)
+
+    def _update(self, spec: Spec) -> None:
+        key = spec.key
+        self._cloud.update(spec, self._need_stamp(key))
+        known = self._requested.get(key) or Request(self._clock.now())
+        self._requested[key] = replace(
+            known, answered=True, seen=True, was_ready=True, updated=spec
+        )
+
+    def _need_stamp(self, key: Key) -> Stamp:
+        if self._stamp is None:
+            raise InvalidSpec(f"{key}: nothing is created without a stamp")
+        return self._stamp
 
     def _move_on(self, spec: Spec, before: Request | None) -> bool:
         """Want it elsewhere; tell whether there is an elsewhere."""
@@ -379,10 +415,16 @@ def _refuse_failures(
         each for each in actions if isinstance(each, Fail) and each.key in keys
     ]
     if failures:
-        raise ResourceFailed(
+        only_conflicts = all(each.is_conflict for each in failures)
+        raise (AlreadyThere if only_conflicts else ResourceFailed)(
             "; ".join(f"{each.key}: {each.reason}" for each in failures)
         )
-    return actions
+    # What others asked for may have been changed on purpose meanwhile.
+    return [
+        each
+        for each in actions
+        if not isinstance(each, Update) or each.spec.key in keys
+    ]
 
 
 def _log_waiting(waited: Mapping[Key, str]) -> None:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
+from hermes.cloudbreak._settings import settings_of
 from hermes.cloudbreak.errors import InvalidSpec
 
 __all__ = (
@@ -98,6 +99,14 @@ class Spec(Protocol):
     def exists_ok(self) -> bool:
         """Whether one that is there already will do."""
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it is like, as plain data; of secrets, digests."""
+
+    @property
+    def changeable(self) -> frozenset[str]:
+        """Names of the settings that can be changed while it is there."""
+
     def elsewhere(self) -> Self | None:
         """Describe the same in the next of its zones; None if it was last."""
 
@@ -111,6 +120,8 @@ class _Placed:
         zones: Where it may be, the best first.
         exists_ok: Whether one that is there already will do.
     """
+
+    changeable: ClassVar[frozenset[str]] = frozenset()
 
     name: str
     zones: tuple[str, ...] = ()
@@ -128,6 +139,11 @@ class _Placed:
                 f"zones={self.zones!r} of {self.name}: give a tuple of "
                 "different zones, the best first"
             )
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it is like, as plain data; of secrets, digests."""
+        return settings_of(self)
 
     def elsewhere(self) -> Self | None:
         """Describe the same in the next of its zones; None if it was last."""
@@ -158,6 +174,8 @@ class NodePoolSpec(_Placed):
         num_gpus: How many of them.
         spot: Whether they may be taken away at any time, for less money.
     """
+
+    changeable: ClassVar[frozenset[str]] = frozenset({"num_nodes"})
 
     cluster: str = ""
     num_nodes: int = 1
@@ -225,7 +243,11 @@ class Observed:
         labels: Those it carries.
         cause: Why it is broken.
         reason: What the cloud says about its state.
-        created: When it was created, in seconds since 1970.
+        created: When it was created, in seconds since 1970; 0 if nobody
+            knows.
+        settings: What it is like, in the words of its `Spec`, as far as it is
+            known.
+        where: In which of its zones; "" if nobody knows.
     """
 
     key: Key
@@ -234,3 +256,5 @@ class Observed:
     cause: Cause = Cause.OTHER
     reason: str = ""
     created: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""

@@ -55,6 +55,7 @@ class _Resource:
     labels: Mapping[str, str]
     created: float
     ready_at: float
+    where: str = ""
     gone_at: float = math.inf
     trouble: tuple[Cause, str] | None = None
 
@@ -144,6 +145,10 @@ class FakeCloud:
         """See `Cloud.create`."""
         self._do("create", spec.key, lambda: self.add(spec, stamp.labels))
 
+    def update(self, spec: Spec, stamp: Stamp) -> None:
+        """See `Cloud.update`."""
+        self._do("update", spec.key, lambda: self._update(spec, stamp))
+
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
         self._do("delete", key, lambda: self._delete(key))
@@ -168,6 +173,7 @@ class FakeCloud:
             dict(labels or {}),
             today,
             today + self._seconds[key.kind],
+            zone,
             trouble=trouble,
         )
 
@@ -191,6 +197,13 @@ class FakeCloud:
         if fault is not None:
             raise fault.error
 
+    def _update(self, spec: Spec, stamp: Stamp) -> None:
+        found = self._resources.get(spec.key)
+        if found is None or not stamp.is_on(found.labels):
+            raise NotThere(f"{spec.key} of run {stamp.run} does not exist")
+        found.spec = spec
+        found.ready_at = self._clock.today() + self._seconds[spec.key.kind]
+
     def _delete(self, key: Key) -> None:
         resource = self._resources.get(key)
         if resource is None:
@@ -210,7 +223,12 @@ class FakeCloud:
     def _look(self, key: Key) -> Observed:
         each, today = self._resources[key], self._clock.today()
         found = Observed(
-            key, State.CREATING, dict(each.labels), created=each.created
+            key,
+            State.CREATING,
+            dict(each.labels),
+            created=each.created,
+            settings=each.spec.settings,
+            where=each.where,
         )
         if each.gone_at < math.inf:
             return replace(found, state=State.DELETING)

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
+from hermes.cloudbreak._settings import differences
 from hermes.cloudbreak.cloud import Cloud
-from hermes.cloudbreak.errors import AlreadyThere, NotThere
+from hermes.cloudbreak.errors import AlreadyThere, CloudUnavailable, NotThere
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Key, Observed, Spec, State
 from hermes.cloudbreak.waiting import Clock, Pauses
@@ -87,6 +90,25 @@ class CloudSuite:
             assert cloud.find(spec.key) is None
         cloud.create(specs[0], _stamp(clock))
 
+    def test_what_can_be_changed_is_changed_where_it_is(
+        self, cloud: Cloud, clock: Clock, specs: Sequence[Spec]
+    ) -> None:
+        """It says what it is like, and becomes what is wanted instead."""
+        stamp = _stamp(clock)
+        for spec in specs:
+            cloud.create(spec, stamp)
+            ready = _wait(cloud, clock, spec.key, {State.READY})
+            assert ready is not None
+            assert differences(spec, ready) == {}
+            if (other := _change(spec)) is None:
+                continue
+            assert differences(other, ready).keys() <= spec.changeable
+            _update(cloud, clock, other, stamp)
+            changed = _wait(cloud, clock, spec.key, {State.READY})
+            assert changed is not None
+            assert differences(other, changed) == {}
+            assert changed.created == ready.created
+
     def test_what_is_not_there_cannot_be_deleted(
         self, cloud: Cloud, specs: Sequence[Spec]
     ) -> None:
@@ -94,6 +116,31 @@ class CloudSuite:
         with _raises(NotThere):
             cloud.delete(specs[0].key)
         assert cloud.find(specs[0].key) is None
+
+
+def _change(spec: Spec) -> Spec | None:
+    """Want more of something that can be changed; None if there is none."""
+    numbers = [
+        name
+        for name in sorted(spec.changeable & spec.settings.keys())
+        if type(spec.settings[name]) is int
+    ]
+    if not numbers:
+        return None
+    more = {numbers[-1]: spec.settings[numbers[-1]] + 1}
+    return cast("Spec", replace(cast("Any", spec), **more))
+
+
+def _update(cloud: Cloud, clock: Clock, spec: Spec, stamp: Stamp) -> None:
+    deadline, pauses = clock.now() + _SECONDS, Pauses()
+    while True:
+        try:
+            cloud.update(spec, stamp)
+        except CloudUnavailable:
+            if not pauses.wait(clock, deadline):
+                raise
+        else:
+            return
 
 
 def _stamp(clock: Clock, owner: str = "suite") -> Stamp:
