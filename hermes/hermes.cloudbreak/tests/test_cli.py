@@ -73,10 +73,10 @@ def setting(tmp_path: Path) -> Setting:
     return Setting(tmp_path)
 
 
-def test_plan_shows_and_asks_no_cloud(
+def test_plan_shows_and_need_not_ask_a_cloud(
     setting: Setting, capsys: pytest.CaptureFixture
 ) -> None:
-    assert setting.run("plan") == 0
+    assert setting.run("plan", "--offline") == 0
     said = capsys.readouterr().out
     for each in ("create", "cluster inference", "VM reader", "us-central1-a"):
         assert each in said
@@ -98,19 +98,92 @@ def test_up_status_down(
     said = capsys.readouterr().out
     assert "node pool cpus" in said
     assert "ready" in said
-    assert setting.run("down") == 0
+    assert setting.run("down", "--yes") == 0
     assert setting.cloud.resources == ()
+    assert setting.run("down") == 0  # there is nothing to ask about
 
 
-def test_up_asks(
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("command", ["up", "down", "reap"])
+def test_who_changes_anything_asks(
     setting: Setting,
+    command: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    assert setting.run("up") == 130
-    assert setting.cloud.resources == ()
-    assert "Do it?" in capsys.readouterr().out
+    if command != "up":
+        setting.run("up", "--yes")
+        setting.time.advance(3600)
+    before = setting.cloud.resources
+    for answers, code in ((Terminal("n\n"), 130), (io.StringIO("y\n"), 2)):
+        monkeypatch.setattr("sys.stdin", answers)
+        capsys.readouterr()
+        assert setting.run(command) == code
+        assert setting.cloud.resources == before
+        said = capsys.readouterr()
+        assert "VM reader" in said.out  # it is shown before
+        assert ("no terminal: give --yes" in said.err) == (code == 2)
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert setting.run(command) == 0
+    assert setting.cloud.resources != before
+
+
+def test_what_the_file_changes_is_shown_and_done(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.run("up", "--yes")
+    more = 'cluster = "inference"\nnum_nodes = 4'
+    changed = FILE.replace('cluster = "inference"', more)
+    setting.file.write_text(changed)
+    capsys.readouterr()
+    setting.cloud.calls.clear()
+    assert setting.run("plan") == 0
+    assert "num_nodes 1 -> 4" in capsys.readouterr().out
+    assert {verb for verb, _ in setting.cloud.calls} == {"observe"}
+    assert setting.run("up", "--yes") == 0
+    assert "change  node pool cpus" in capsys.readouterr().out
+    (pool,) = [o for o in setting.cloud.observe() if o.key.name == "cpus"]
+    assert pool.settings["num_nodes"] == 4
+
+
+def test_what_cannot_be_changed_is_refused_before_anybody_is_asked(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.run("up", "--yes")
+    setting.file.write_text(f'{FILE}image = "other"\n[[vm]]\nname = "new"\n'
+                            'zones = ["us-central1-a"]')
+    capsys.readouterr()
+    assert setting.run("plan") == 0
+    assert "refuse" in capsys.readouterr().out
+    setting.cloud.calls.clear()
+    assert setting.run("up") == 1
+    assert {verb for verb, _ in setting.cloud.calls} == {"observe"}
+    said = capsys.readouterr().err
+    assert "nothing was touched, because some of it would have" in said
+    assert "VM reader is there with other settings: image projects" in said
+    assert "delete it first (`hermes-cloud down`)" in said
+
+
+@pytest.mark.parametrize("table", ["google", "kubernetes"])
+def test_an_empty_table_names_a_cloud_too(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is removed from a file would never be deleted."""
+    key = make_key_file(tmp_path)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(KUBECONFIG)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    clouds = _commands.make_clouds(read_plan({"run": "night", table: {}}))
+    kinds = {Kind.DEPLOYMENT}
+    assert set(clouds) == (set(Kind) - kinds if table == "google" else kinds)
+    Together(clouds).close()
 
 
 def test_up_that_fails_leaves_nothing(
@@ -138,7 +211,7 @@ def test_another_run_is_left_alone(
 ) -> None:
     setting.cloud.create(VMSpec("other"), Stamp("alice", "day", 2**31))
     setting.run("up", "--yes")
-    setting.run("down")
+    setting.run("down", "--yes")
     assert setting.cloud.resources == (Key(Kind.VM, "other"),)
     capsys.readouterr()
     setting.run("status")
@@ -157,11 +230,28 @@ def test_reap_deletes_what_is_too_old_and_tells_before(
     assert setting.run("reap", "--older-than", "30m", "--dry-run") == 0
     assert "would delete VM reader" in capsys.readouterr().out
     assert len(setting.cloud.resources) == 3
-    assert setting.run("reap", "--owner", "bob", "--older-than", "1s") == 0
+    old = ("--older-than", "1s", "--yes")
+    assert setting.run("reap", "--owner", "bob", *old) == 0
     assert len(setting.cloud.resources) == 3
     setting.time.advance(1800)
-    assert setting.run("reap") == 0
+    assert setting.run("reap", "--yes") == 0
     assert "deleted cluster inference" in capsys.readouterr().out
+    assert setting.cloud.resources == ()
+
+
+def test_reap_leaves_what_others_have_unless_it_is_told(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.cloud.create(VMSpec("bobs"), Stamp("bob", "day", 2**31))
+    setting.time.advance(1800)
+    old = ("--older-than", "1m", "--yes")
+    assert setting.run("reap", *old) == 0
+    assert "0 resources of alice" in capsys.readouterr().out
+    assert setting.cloud.resources == (Key(Kind.VM, "bobs"),)
+    assert setting.run("reap", "--owner", "bob", "--all-owners", *old) == 1
+    assert "give one of them" in capsys.readouterr().err
+    assert setting.run("reap", "--all-owners", *old) == 0
+    assert "1 resources of everybody" in capsys.readouterr().out
     assert setting.cloud.resources == ()
 
 

@@ -52,7 +52,7 @@ def test_up_status_logs_down_and_reap(
         assert code == 0, said.err
         return said.out
 
-    assert "num_vms=4" in run("plan")
+    assert "num_vms=4" in run("plan", "--offline")
     assert compute.calls == []
     run("up", "--yes")
     assert len(compute.names) == 5
@@ -62,10 +62,10 @@ def test_up_status_logs_down_and_reap(
     }
     assert run("status").count("ready") == 2
     assert "reader-003: reader-003 booted" in run("logs")
-    assert "down: 2 resources" in run("down")
+    assert "down: 2 resources" in run("down", "--yes")
     assert compute.names == []
     run("up", "--yes")
-    assert "deleted VM writer" in run("reap", "--older-than", "0s")
+    assert "deleted VM writer" in run("reap", "--older-than", "0s", "--yes")
     assert compute.names == []
     run("up", "--yes")
     fake_clock.advance(7300)  # and Google itself has deleted them

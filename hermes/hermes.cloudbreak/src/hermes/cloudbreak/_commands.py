@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import signal
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,13 @@ from rich.table import Table
 from hermes.cloudbreak._planfile import KINDS, Plan, read_plan, rows, seconds
 from hermes.cloudbreak._together import Together
 from hermes.cloudbreak.cloud import Cloud
-from hermes.cloudbreak.errors import CloudbreakError, InvalidSpec
+from hermes.cloudbreak.errors import (
+    AlreadyThere,
+    CloudbreakError,
+    InvalidSpec,
+)
 from hermes.cloudbreak.labels import Stamp
-from hermes.cloudbreak.reaping import reap
+from hermes.cloudbreak.reaping import delete, expired
 from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key, Kind, Observed
 from hermes.cloudbreak.waiting import Clock
@@ -36,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 File = Annotated[Path, typer.Argument(help="What is wanted, as TOML.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 _HERE = Path("hermes-cloud.toml")
 
 
@@ -89,7 +95,7 @@ def make_clouds(plan: Plan) -> dict[Kind, Cloud]:
     named = {
         each.settings for each in KINDS.values() if each.kind in plan.kinds
     }
-    named |= {name for name in wanted if plan.settings.get(name)}
+    named |= wanted & plan.settings.keys()
     if not named:
         raise InvalidSpec(
             "the file names no cloud: write [google] or [kubernetes]"
@@ -129,10 +135,22 @@ def _make_kubernetes(settings: Mapping[str, str]) -> dict[Kind, Cloud]:
 
 
 @app.command()
-def plan(file: File = _HERE) -> None:
-    """Show what would be created; asks no cloud."""
+def plan(
+    context: typer.Context,
+    file: File = _HERE,
+    *,
+    offline: Annotated[
+        bool,
+        typer.Option(help="Ask no cloud: as if nothing were there."),
+    ] = False,
+) -> None:
+    """Show what `up` would create, change and delete; it does nothing."""
     wanted = _read(file)
-    _show_plan(wanted, ())
+    if offline:
+        _show_plan(wanted, ())
+        return
+    with _clouds(context, wanted) as (cloud, _):
+        _show_plan(wanted, _observe(cloud, wanted))
 
 
 @app.command()
@@ -140,21 +158,25 @@ def up(
     context: typer.Context,
     file: File = _HERE,
     *,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask.")
-    ] = False,
+    yes: Yes = False,
 ) -> None:
     """Have there what the file describes, and nothing else of its run.
 
-    Whatever goes wrong, what was asked for is deleted. What has come up
-    stays, until `down`, or until its lifetime is over and somebody reaps.
+    What is there already is changed where that can be done while it is
+    there; if anything cannot, nothing is touched. Whatever goes wrong, what
+    was created is deleted. What has come up stays, until `down`, or until
+    its lifetime is over and somebody reaps.
     """
     wanted = _read(file)
     with _clouds(context, wanted) as (cloud, clock):
-        there = _observe(cloud, wanted)
-        _show_plan(wanted, there)
-        if not yes:
-            typer.confirm("Do it?", abort=True)
+        refused = _show_plan(wanted, _observe(cloud, wanted))
+        if refused:
+            raise AlreadyThere(
+                "nothing was touched, because some of it would have to be "
+                f"another one: {'; '.join(refused)} (`hermes-cloud down`), or "
+                "write what it is"
+            )
+        _ask("Do it?", yes=yes)
         reconciler = Reconciler(
             cloud,
             wanted.stamp(clock.today()),
@@ -166,12 +188,18 @@ def up(
 
 
 @app.command()
-def down(context: typer.Context, file: File = _HERE) -> None:
+def down(
+    context: typer.Context, file: File = _HERE, *, yes: Yes = False
+) -> None:
     """Delete everything of the file's run, and wait until it is gone."""
     wanted = _read(file)
     with _clouds(context, wanted) as (cloud, clock):
         stamp = wanted.stamp(clock.today())
-        keys = [each.key for each in _observe(cloud, wanted)]
+        found = _observe(cloud, wanted)
+        keys = [each.key for each in found]
+        if found:
+            _show(found)
+            _ask("Delete all this?", yes=yes)
         Reconciler(cloud, stamp, clock=clock, report=_report).take_down(keys)
     _say(f"down: {len(keys)} resources of run {wanted.run}")
 
@@ -204,23 +232,30 @@ def reap_command(
         typer.Option(help="Also what was created so long ago, such as 6h."),
     ] = "",
     owner: Annotated[
-        str, typer.Option(help="Whose; everybody's if not given.")
+        str, typer.Option(help="Whose; the file's owner's if not given.")
     ] = "",
+    all_owners: Annotated[
+        bool, typer.Option("--all-owners", help="Everybody's.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Only tell.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete what is past its lifetime, whatever run it is of."""
     age = seconds(older_than) if older_than else None
-    with _clouds(context, _read(file)) as (cloud, clock):
-        keys = reap(
-            cloud,
-            owner or None,
-            older_than=age,
-            dry_run=dry_run,
-            clock=clock,
-        )
-    for key in keys:
-        _say(f"{'would delete' if dry_run else 'deleted'} {key}")
-    _say(f"{len(keys)} resources")
+    wanted = _read(file)
+    if owner and all_owners:
+        raise InvalidSpec("--owner and --all-owners: give one of them")
+    whose = None if all_owners else owner or wanted.owner
+    with _clouds(context, wanted) as (cloud, clock):
+        found = expired(cloud.observe(whose), clock.today(), age)
+        if found:
+            _show(found)
+        if found and not dry_run:
+            _ask("Delete all this?", yes=yes)
+            delete(cloud, found, clock=clock, report=_report)
+    for each in sorted(found, key=lambda each: str(each.key)):
+        _say(f"{'would delete' if dry_run else 'deleted'} {each.key}")
+    _say(f"{len(found)} resources of {whose or 'everybody'}")
 
 
 @app.command()
@@ -294,9 +329,20 @@ def _observe(cloud: Cloud, wanted: Plan) -> list[Observed]:
     ]
 
 
-def _show_plan(wanted: Plan, there: Iterable[Observed]) -> None:
+def _ask(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        _fail("nobody can be asked, because this is no terminal: give --yes")
+        raise typer.Exit(2)
+    typer.confirm(question, abort=True)
+
+
+def _show_plan(wanted: Plan, there: Iterable[Observed]) -> list[str]:
+    """Show what would be done; give what cannot be."""
+    found = rows(wanted, there)
     table = _table("", "resource", "where", "settings")
-    for each in rows(wanted, there):
+    for each in found:
         table.add_row(each.action, str(each.key), each.where, each.what)
     _print(table)
     hours = wanted.lifetime / 3600
@@ -304,6 +350,7 @@ def _show_plan(wanted: Plan, there: Iterable[Observed]) -> None:
         f"run {wanted.run} of {wanted.owner}: may be deleted by anybody "
         f"{hours:g} h after it was created"
     )
+    return [f"{e.key} {e.what}" for e in found if e.action == "refuse"]
 
 
 def _show(observed: Iterable[Observed]) -> None:

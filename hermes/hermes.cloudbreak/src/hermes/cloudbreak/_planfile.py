@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hermes.cloudbreak._settings import differences, say_changes
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.reconcile import Fail, Update, diff
 from hermes.cloudbreak.specs import Key, Kind, Observed, Spec
 
 __all__ = ("KINDS", "Form", "Plan", "Row", "read_plan", "rows", "seconds")
@@ -90,10 +92,12 @@ class Row:
     """A line of what would be done.
 
     Attributes:
-        action: ``"create"``, ``"keep"`` or ``"delete"``.
+        action: ``"create"``, ``"keep"``, ``"change"``, ``"delete"``, or
+            ``"refuse"`` where it is there and would have to be another one.
         key: With what.
-        where: The first of its zones.
-        what: Its settings, as far as they are not what they are by default.
+        where: The zone that it is in, or the first to be tried.
+        what: What changes, from what to what; else its settings, as far as
+            they are not what they are by default.
     """
 
     action: str
@@ -140,7 +144,11 @@ def read_plan(content: Mapping[str, Any]) -> Plan:
         seconds(content.get("lifetime", "24h")),
         seconds(content.get("timeout", "30m")),
         specs,
-        {name: _read_settings(name, content) for name in _SETTINGS},
+        {
+            name: _read_settings(name, content)
+            for name in _SETTINGS
+            if name in content
+        },
     )
 
 
@@ -151,19 +159,25 @@ def rows(plan: Plan, observed: Iterable[Observed] = ()) -> list[Row]:
         plan: What is wanted.
         observed: What is there of the plan's run.
     """
-    there = {each.key for each in observed}
+    there = {each.key: each for each in observed}
     wanted = {each.key: each for each in plan.specs}
-    found = [
-        Row(
-            "keep" if key in there else "create",
-            key,
-            next(iter(getattr(spec, "zones", ())), ""),
-            _say(spec),
-        )
-        for key, spec in wanted.items()
-    ]
-    gone = sorted(there - wanted.keys(), key=str)
+    found = [_row(spec, there.get(key)) for key, spec in wanted.items()]
+    gone = sorted(there.keys() - wanted.keys(), key=str)
     return found + [Row("delete", key) for key in gone]
+
+
+def _row(spec: Spec, found: Observed | None) -> Row:
+    where = next(iter(getattr(spec, "zones", ())), "")
+    if found is None:
+        return Row("create", spec.key, where, _say(spec))
+    where = found.where or where
+    match next(iter(diff({spec.key: spec}, {}, [found])), None):
+        case Update():
+            what = say_changes(differences(spec, found))
+            return Row("change", spec.key, where, what)
+        case Fail(_, reason, is_conflict=True):
+            return Row("refuse", spec.key, where, reason)
+    return Row("keep", spec.key, where, _say(spec))
 
 
 def _say(spec: Any) -> str:
@@ -194,7 +208,7 @@ def _tables(content: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _read_settings(name: str, content: Mapping[str, Any]) -> dict[str, str]:
-    settings = content.get(name, {})
+    settings = content[name]
     if not isinstance(settings, dict):
         raise InvalidSpec(f"{name} has to be a table: write [{name}]")
     _check_keys(settings, _SETTINGS[name], f"[{name}]")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from hermes.cloudbreak.cloud import Cloud
-from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.labels import OWNER, Stamp
 from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key, Observed
 from hermes.cloudbreak.waiting import Clock
 
-__all__ = ("expired", "reap")
+__all__ = ("delete", "expired", "reap")
 
 
 def expired(
@@ -26,7 +26,8 @@ def expired(
 
     Returns:
         Those of them that carry a `Stamp` whose deadline has passed, or that
-        are too old. Never one without a stamp: that is somebody else's.
+        are too old; who does not say when it was created is not old. Never
+        one without a stamp: that is somebody else's.
     """
     return [
         each
@@ -34,7 +35,10 @@ def expired(
         if (stamp := Stamp.read(each.labels)) is not None
         and (
             stamp.deadline <= today
-            or (older_than is not None and each.created <= today - older_than)
+            or (
+                older_than is not None
+                and 0 < each.created <= today - older_than
+            )
         )
     ]
 
@@ -67,16 +71,40 @@ def reap(
     """
     clock = clock or Clock()
     found = expired(cloud.observe(owner), clock.today(), older_than)
+    if not dry_run:
+        delete(cloud, found, timeout=timeout, clock=clock)
+    return sorted({each.key for each in found}, key=str)
+
+
+def delete(
+    cloud: Cloud,
+    found: Iterable[Observed],
+    *,
+    timeout: float = 1200.0,
+    clock: Clock | None = None,
+    report: Callable[[Mapping[Key, str]], object] | None = None,
+) -> None:
+    """Delete what was found, and nothing else that has its name by then.
+
+    Args:
+        cloud: The cloud.
+        found: What it has observed.
+        timeout: Seconds until all has to be gone.
+        clock: The time.
+        report: Called with what is waited for, whenever that has changed.
+
+    Raises:
+        StillThere: If it is not gone in time; it names what is left.
+    """
     # Not the name alone: it may be another's by the time that it is free.
     doomed = {each.key: (each.labels, each.created) for each in found}
-    keys = set(doomed)
-    if keys and not dry_run:
-        Reconciler(
-            cloud,
-            owner=owner,
-            is_ours=lambda each: (
-                doomed.get(each.key) == (each.labels, each.created)
-            ),
-            clock=clock,
-        ).take_down(keys, timeout)
-    return sorted(keys, key=str)
+    owners = {labels[OWNER] for labels, _ in doomed.values()}
+    Reconciler(
+        cloud,
+        owner=owners.pop() if len(owners) == 1 else None,
+        is_ours=lambda each: (
+            doomed.get(each.key) == (each.labels, each.created)
+        ),
+        clock=clock,
+        report=report,
+    ).take_down(doomed, timeout)
