@@ -89,7 +89,10 @@ class Pod(threading.Thread):
 
     def serve(self) -> None:
         """Run Triton, again and again."""
-        arguments = list(self.container["args"])
+        # The entrypoint executes these; a command would take its place.
+        program, *arguments = self.container["args"]
+        if program != "tritonserver" or "command" in self.container:
+            raise ValueError(f"{self.container}: no entrypoint runs that")
         (root,) = (a for a in arguments if a.startswith("--model-repository="))
         arguments.remove(root)
         env = {e["name"]: e["value"] for e in self.container.get("env", [])}

@@ -156,8 +156,10 @@ def test_what_cannot_be_changed_is_refused_before_anybody_is_asked(
     setting: Setting, capsys: pytest.CaptureFixture
 ) -> None:
     setting.run("up", "--yes")
-    setting.file.write_text(f'{FILE}image = "other"\n[[vm]]\nname = "new"\n'
-                            'zones = ["us-central1-a"]')
+    setting.file.write_text(
+        f'{FILE}image = "other"\n[[vm]]\nname = "new"\n'
+        'zones = ["us-central1-a"]'
+    )
     capsys.readouterr()
     assert setting.run("plan") == 0
     assert "refuse" in capsys.readouterr().out

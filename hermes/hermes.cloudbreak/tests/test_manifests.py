@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hermes.cloudbreak import manifests
 from hermes.cloudbreak._kubernetes import check_manifest
+from hermes.cloudbreak._settings import record
 from hermes.cloudbreak.deployment import SecretValue, TritonSpec
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
@@ -130,7 +131,9 @@ def test_a_server_gets_what_is_asked_for() -> None:
         "limits": {"memory": "16Gi", "nvidia.com/gpu": "2"},
     }
     arguments = made["args"]
-    assert arguments[:5] == [
+    assert "command" not in made  # or the image's entrypoint is not run
+    assert arguments[:6] == [
+        "tritonserver",
         "--model-repository=gs://bucket/models",
         "--model-control-mode=explicit",
         "--load-model=a",
@@ -191,7 +194,7 @@ def test_no_secret_is_written_down_where_others_read() -> None:
     settings = head["metadata"]["annotations"][manifests.SETTINGS]
     assert "keys" in settings  # its name only
     assert "hunter2" not in settings + repr(spec(env=env))
-    other = manifests.settings(spec(env={**env, "PLAIN": "hunter3"}))
+    other = record(spec(env={**env, "PLAIN": "hunter3"}), manifests.LIVE)
     assert other != settings
 
 

@@ -135,7 +135,9 @@ def test_what_is_there_in_part_is_asked_for_again_if_it_is_ours() -> None:
     assert unready(plan(VM), [part]) == {VM.key: "there in part"}
 
 
-FOUR, EIGHT = (NodePoolSpec("pool", cluster="main", num_nodes=n) for n in (4, 8))
+FOUR, EIGHT = (
+    NodePoolSpec("pool", cluster="main", num_nodes=n) for n in (4, 8)
+)
 BIG = NodePoolSpec("pool", cluster="main", num_nodes=4, machine_type="big")
 
 

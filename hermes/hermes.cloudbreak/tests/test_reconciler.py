@@ -531,7 +531,10 @@ def test_a_slow_cloud_is_not_asked_too_often(site: Site) -> None:
 
 
 def grown(num_nodes: int, **options) -> list:
-    return [SPECS[0], NodePoolSpec("gpus", (), False, "main", num_nodes, **options)]
+    return [
+        SPECS[0],
+        NodePoolSpec("gpus", (), False, "main", num_nodes, **options),
+    ]
 
 
 def test_what_is_there_becomes_what_is_wanted(site: Site) -> None:

@@ -338,6 +338,8 @@ def test_the_documented_rights_are_enough(
             if reach != "load-balancer":  # who would give it an address?
                 service.scale(2)
                 service.scale(1)
+            stamp = cluster._reconciler._stamp
+            cluster._reconciler._cloud.update(replace(spec, cpu="1"), stamp)
         with pytest.raises(ResourceFailed, match="load 'network'"):
             cluster.deploy_triton(
                 BUCKET, "crash", image="broken/crash", timeout=60
@@ -550,6 +552,82 @@ def test_ctrl_c_does_not_wait_for_servers_that_are_tested(
     with pytest.raises(KeyboardInterrupt):
         cluster.deploy_triton(BUCKET, gpus=0, ready=never, timeout=40)
     assert time.monotonic() - begun < 30
+    assert left(access) == []
+
+
+def start_again(control_plane, namespace) -> Cluster:
+    """Be a program of the run that the fixture `cluster` does not have."""
+    return Cluster(
+        control_plane.kubeconfig,
+        namespace=namespace,
+        owner="me",
+        run="night",
+        clock=CLOCK,
+    )
+
+
+def test_other_settings_of_the_same_run_are_what_is_there_then(
+    control_plane, namespace, access
+) -> None:
+    first = start_again(control_plane, namespace)
+    first.deploy_triton(
+        BUCKET,
+        env={"OLD": "1", "KEPT": "1"},
+        tolerations=("spot",),
+        replicas=2,
+        ready=is_ready,
+    )
+    before = {each["metadata"]["uid"] for each in access.list(POD)}
+    with start_again(control_plane, namespace) as second:
+        service = second.deploy_triton(
+            BUCKET,
+            env={"KEPT": "2"},
+            gpus=0,
+            replicas=3,
+            ready=is_ready,
+            timeout=60,
+        )
+        assert service.replicas == 3
+        pods = access.list(POD)
+        assert not before & {each["metadata"]["uid"] for each in pods}
+        assert len(pods) == 3
+        for each in pods:
+            (container,) = each["spec"]["containers"]
+            assert container["env"] == [{"name": "KEPT", "value": "2"}]
+            taints = [t["key"] for t in each["spec"]["tolerations"]]
+            assert "spot" not in taints
+            assert "nvidia.com/gpu" not in taints
+        before = {each["metadata"]["uid"] for each in pods}
+        service.scale(2, drain=0)
+        # And nothing that is known of it is stale.
+        third = start_again(control_plane, namespace)
+        third.deploy_triton(
+            BUCKET, env={"KEPT": "2"}, gpus=0, replicas=2, ready=is_ready
+        )
+        assert {each["metadata"]["uid"] for each in access.list(POD)} < before
+        with pytest.raises(AlreadyThere, match="service cluster -> port-for"):
+            start_again(control_plane, namespace).deploy_triton(
+                BUCKET, service="port-forward", replicas=1
+            )
+        assert len(access.list(POD)) == 2
+
+
+def test_a_change_that_breaks_it_can_be_changed_again(
+    control_plane, namespace, access
+) -> None:
+    start_again(control_plane, namespace).deploy_triton(
+        BUCKET, gpus=0, replicas=2, ready=is_ready
+    )
+    with pytest.raises(ResourceFailed, match=r"manifest unknown.*was ready"):
+        start_again(control_plane, namespace).deploy_triton(
+            BUCKET, gpus=0, replicas=2, image="broken/missing", timeout=60
+        )
+    pods = {each["metadata"]["name"]: each for each in access.list(POD)}
+    assert pods["triton-0"]["status"]["containerStatuses"][0]["ready"]
+    with start_again(control_plane, namespace) as last:
+        last.deploy_triton(
+            BUCKET, gpus=0, replicas=2, ready=is_ready, timeout=60
+        )
     assert left(access) == []
 
 

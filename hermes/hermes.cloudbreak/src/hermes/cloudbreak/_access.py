@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from hermes.cloudbreak._answers import Manifest
+from hermes.cloudbreak._answers import MANAGER, Manifest
 from hermes.cloudbreak._kubernetes import Connection, WebSocket
 from hermes.cloudbreak.errors import NotThere
 
@@ -29,7 +29,6 @@ __all__ = (
 # Instead of a namespace, for lists: all of them.
 EVERYWHERE = "*"
 
-_MANAGER = "hermes"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 
@@ -202,17 +201,34 @@ class Access:
             AlreadyThere: If there is one of that name.
         """
         path = self._path_of(manifest, with_name=False)
-        query = {"fieldManager": _MANAGER, **_dry(dry_run)}
+        query = {"fieldManager": MANAGER, **_dry(dry_run)}
         return self._connection.request("POST", path, query, manifest).json()
 
-    def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+    def apply(
+        self,
+        manifest: Manifest,
+        *,
+        force: bool = True,
+        dry_run: bool = False,
+    ) -> Manifest:
         """Have an object be so, whether it is there or not.
 
         Server-side apply: fields that others own and this does not name stay
-        as they are; those that it names become ours.
+        as they are; those that it names become ours, and those that it named
+        before and names no more go.
+
+        Args:
+            manifest: The object.
+            force: Whether fields that others own become ours, too; else that
+                is a conflict, and `CloudUnavailable`.
+            dry_run: Whether to ask only what would become of it.
         """
         path = self._path_of(manifest)
-        query = {"fieldManager": _MANAGER, "force": "true", **_dry(dry_run)}
+        query = {
+            "fieldManager": MANAGER,
+            "force": "true" if force else "",
+            **_dry(dry_run),
+        }
         return self._connection.request(
             "PATCH", path, query, manifest, _APPLY
         ).json()

@@ -18,6 +18,8 @@ from hermes.cloudbreak.errors import (
 __all__ = ("Answer", "Manifest", "translate")
 
 Manifest = dict[str, Any]
+# Who we are, where a cluster keeps who has set what.
+MANAGER = "hermes"
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterable
 
 from hermes.cloudbreak import _pods, manifests
 from hermes.cloudbreak._access import (
@@ -19,6 +17,7 @@ from hermes.cloudbreak._access import (
     Type,
 )
 from hermes.cloudbreak._answers import Manifest
+from hermes.cloudbreak._judge import Seen, is_head, judge, surplus
 from hermes.cloudbreak.deployment import TritonSpec
 from hermes.cloudbreak.errors import (
     AlreadyThere,
@@ -29,32 +28,9 @@ from hermes.cloudbreak.errors import (
     Refused,
 )
 from hermes.cloudbreak.labels import OWNER, Stamp
-from hermes.cloudbreak.specs import Cause, Key, Kind, Observed, Spec, State
+from hermes.cloudbreak.specs import Key, Observed, Spec
 
-__all__ = ("Deployments", "Seen", "is_owned", "judge")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What is seen of one deployment.
-
-    Attributes:
-        head: The Service that owns the rest.
-        stateful_set: What makes its pods; None if it is not there.
-        services: Its other Services.
-        pods: Its pods.
-        events: Events of its namespace.
-        nodes: The nodes of the cluster.
-        logs: Ends of the logs of containers that have ended, by pod.
-    """
-
-    head: Manifest
-    stateful_set: Manifest | None = None
-    services: tuple[Manifest, ...] = ()
-    pods: tuple[Manifest, ...] = ()
-    events: tuple[Manifest, ...] = ()
-    nodes: tuple[Manifest, ...] = ()
-    logs: Mapping[str, str] = field(default_factory=dict)
+__all__ = ("Deployments",)
 
 
 class Deployments:
@@ -76,7 +52,7 @@ class Deployments:
         """See `Cloud.observe`."""
         wanted = f"{OWNER}={owner}" if owner else OWNER
         services = self._access.list(SERVICE, wanted)
-        heads = [each for each in services if _is_head(each)]
+        heads = [each for each in services if is_head(each)]
         if not heads:
             return []
         sets = self._access.list(STATEFUL_SET, wanted)
@@ -107,37 +83,73 @@ class Deployments:
         except NotThere:
             return None
         stamp = Stamp.read(head["metadata"].get("labels") or {})
-        if stamp is None or not _is_head(head):
+        if stamp is None or not is_head(head):
             return judge(Seen(head))
         listed = self.observe(stamp.owner)
         return next((each for each in listed if each.key == key), None)
 
     def create(self, spec: Spec, stamp: Stamp) -> None:
         """See `Cloud.create`."""
-        if not isinstance(spec, TritonSpec):
-            raise InvalidSpec(
-                f"{spec.key} is no deployment: give a TritonSpec"
-            )
+        spec = _check(spec)
         try:
             head = self._access.create(manifests.head(spec, stamp))
         except AlreadyThere:
             head = self._find_partial(spec, stamp)
-        uid = head["metadata"]["uid"]
-        version = self._find_budget_version()
-        for each in manifests.parts(spec, stamp, uid, version):
-            self.ensure(each, uid)
+        self._ensure_parts(head, spec, stamp)
+
+    def update(self, spec: Spec, stamp: Stamp) -> None:
+        """See `Cloud.update`; servers are started anew one by one."""
+        spec = _check(spec)
+        head = self._access.get(SERVICE, spec.name)
+        labels = head["metadata"].get("labels") or {}
+        # Its own: by another deadline, all servers would be started anew.
+        had = Stamp.read(labels)
+        if had is None or not stamp.is_on(labels) or not is_head(head):
+            raise NotThere(f"there is no {spec.key} of run {stamp.run}")
+        self._ensure_parts(head, spec, had)
+        self.trim(spec.key)
+        # Last: until then, it is another deployment than it should be.
+        self._renew(head, manifests.head(spec, had))
 
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
         head = self._access.get(SERVICE, key.name)
-        if not _is_head(head):
+        if not is_head(head):
             raise NotThere(f"the Service {key.name} is no deployment")
         # Not the name alone: it may be another's by now.
         uid = head["metadata"]["uid"]
         self._access.delete(SERVICE, key.name, uid=uid)
 
+    def logs(self, key: Key) -> dict[str, str]:
+        """Read the end of each server's log, by the name of its pod.
+
+        Raises:
+            NotThere: If it has no pods.
+        """
+        wanted = f"{manifests.INSTANCE}={key.name}"
+        pods = [e["metadata"]["name"] for e in self._access.list(POD, wanted)]
+        if not pods:
+            raise NotThere(f"{key} has no pods")
+        return {each: self._read_log(each) for each in sorted(pods)}
+
+    def trim(self, key: Key) -> None:
+        """Delete the balancers of replicas that are not wanted any more.
+
+        Raises:
+            NotThere: If there is no such deployment.
+        """
+        head = self._access.get(SERVICE, key.name)
+        whole = self._access.get(STATEFUL_SET, key.name)
+        wanted = f"{manifests.INSTANCE}={key.name}"
+        services = self._access.list(SERVICE, wanted)
+        for each in surplus(Seen(head, whole, tuple(services))):
+            meta, uid = each["metadata"], head["metadata"]["uid"]
+            if is_owned(meta, uid):
+                with contextlib.suppress(NotThere):
+                    self._access.delete(SERVICE, meta["name"], uid=meta["uid"])
+
     def ensure(self, manifest: Manifest, uid: str) -> None:
-        """Create a part, unless an earlier request of ours has done so.
+        """Have a part be so, unless something else has its name.
 
         Args:
             manifest: The part.
@@ -147,24 +159,36 @@ class Deployments:
             Refused: If there is something of that name which is not ours.
             CloudUnavailable: If ours is about to go.
         """
+        type_ = Type(manifest["apiVersion"], manifest["kind"])
+        name = manifest["metadata"]["name"]
         try:
-            self._access.create(manifest)
-        except AlreadyThere:
-            type_ = Type(manifest["apiVersion"], manifest["kind"])
-            name = manifest["metadata"]["name"]
-            try:
-                meta = self._access.get(type_, name)["metadata"]
-            except NotThere as error:
-                raise CloudUnavailable(f"{name} has just gone") from error
-            if not is_owned(meta, uid):
-                raise Refused(
-                    f"there is a {type_.kind} {name} already, which belongs "
-                    "to something else: give the deployment another name"
-                ) from None
-            if "deletionTimestamp" in meta:
-                raise CloudUnavailable(
-                    f"the {type_.kind} {name} is being deleted"
-                ) from None
+            meta = self._access.get(type_, name)["metadata"]
+        except NotThere:
+            # A stranger's that comes meanwhile is a conflict, and seen then.
+            self._access.apply(manifest, force=False)
+            return
+        if not is_owned(meta, uid):
+            raise Refused(
+                f"there is a {type_.kind} {name} already, which belongs to "
+                "something else: give the deployment another name"
+            )
+        if "deletionTimestamp" in meta:
+            raise CloudUnavailable(f"the {type_.kind} {name} is being deleted")
+        self._access.apply(manifest)
+
+    def _ensure_parts(
+        self, head: Manifest, spec: TritonSpec, stamp: Stamp
+    ) -> None:
+        uid = head["metadata"]["uid"]
+        version = self._find_budget_version()
+        for each in manifests.parts(spec, stamp, uid, version):
+            self.ensure(each, uid)
+
+    def _read_log(self, pod: str) -> str:
+        try:
+            return self._access.logs(pod, container=manifests.CONTAINER)
+        except CloudError as error:  # such as while it is being placed
+            return f"(no log: {error})"
 
     def _find_partial(self, spec: TritonSpec, stamp: Stamp) -> Manifest:
         """Find what an earlier request of this run has begun."""
@@ -175,7 +199,7 @@ class Deployments:
         meta = head["metadata"]
         # The same run may have another deadline, when it is started again.
         is_ours = stamp.is_on(meta.get("labels") or {})
-        if is_ours and _is_head(head) and "deletionTimestamp" not in meta:
+        if is_ours and is_head(head) and "deletionTimestamp" not in meta:
             try:
                 self._access.get(STATEFUL_SET, spec.name)
             except NotThere:
@@ -232,70 +256,6 @@ def is_owned(meta: Manifest, uid: str) -> bool:
     return uid in [each["uid"] for each in owners]
 
 
-def judge(seen: Seen) -> Observed:
-    """Tell what becomes of a deployment: pure."""
-    meta = seen.head["metadata"]
-    key = Key(Kind.DEPLOYMENT, meta["name"])
-    # A part of another deployment carries our labels, too.
-    labels = dict(meta.get("labels") or {}) if _is_head(seen.head) else {}
-    created = datetime.fromisoformat(meta["creationTimestamp"]).timestamp()
-
-    def say(
-        state: State, reason: str = "", cause: Cause = Cause.OTHER
-    ) -> Observed:
-        return Observed(key, state, labels, cause, reason, created)
-
-    if not _is_head(seen.head):
-        return say(
-            State.BROKEN, "a Service of that name, which is no deployment"
-        )
-    if "deletionTimestamp" in meta:
-        return say(State.DELETING)
-    if seen.stateful_set is None:
-        return say(State.PARTIAL)
-    troubles = _find_troubles(seen)
-    for each in troubles:
-        if each.is_final:
-            return say(State.BROKEN, each.text, each.cause)
-    if troubles:
-        return say(State.CREATING, "; ".join(each.text for each in troubles))
-    return say(State.READY)
-
-
-def _find_troubles(seen: Seen) -> list[_pods.Trouble]:
-    assert seen.stateful_set is not None  # noqa: S101 - for the type
-    found = [
-        _pods.diagnose(
-            pod,
-            seen.events,
-            seen.nodes,
-            seen.logs.get(pod["metadata"]["name"], ""),
-        )
-        for pod in seen.pods
-    ]
-    wanted = seen.stateful_set["spec"]["replicas"]
-    if len(seen.pods) < wanted:
-        name = seen.stateful_set["metadata"]["name"]
-        missing = f"{wanted - len(seen.pods)} of {wanted} pods to be created"
-        found.append(
-            _pods.refused(seen.events, name) or _pods.Trouble(missing)
-        )
-    if len(seen.pods) > wanted:
-        found.append(_pods.Trouble(f"{len(seen.pods) - wanted} pods to go"))
-    found += [
-        _pods.Trouble(f"{each['metadata']['name']} has no address yet")
-        for each in seen.services
-        if each["spec"].get("type") == "LoadBalancer"
-        and not each.get("status", {}).get("loadBalancer", {}).get("ingress")
-    ]
-    return [each for each in found if each is not None]
-
-
-def _is_head(service: Manifest) -> bool:
-    labels = service["metadata"].get("labels") or {}
-    return labels.get(manifests.PART) == manifests.HEAD
-
-
 def _owned(head: Manifest, objects: Iterable[Manifest]) -> list[Manifest]:
     """Choose what belongs to a deployment, apart from its head."""
     name = head["metadata"]["name"]
@@ -303,8 +263,14 @@ def _owned(head: Manifest, objects: Iterable[Manifest]) -> list[Manifest]:
         each
         for each in objects
         if each["metadata"]["labels"].get(manifests.INSTANCE) == name
-        and not _is_head(each)
+        and not is_head(each)
     ]
+
+
+def _check(spec: Spec) -> TritonSpec:
+    if not isinstance(spec, TritonSpec):
+        raise InvalidSpec(f"{spec.key} is no deployment: give a TritonSpec")
+    return spec
 
 
 def _count(sets: Iterable[Manifest]) -> int:

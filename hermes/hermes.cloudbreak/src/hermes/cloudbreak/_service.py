@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
-from threading import Event
 from typing import Self, TypeVar
 from urllib.parse import quote
 
 from hermes.cloudbreak import _inference, manifests
 from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET, Access
-from hermes.cloudbreak._deployments import Deployments, is_owned
-from hermes.cloudbreak._forward import Forwarder
-from hermes.cloudbreak._replicas import (
-    Endpoint,
-    Ready,
-    endpoint_at,
-    on_each,
-    worst,
-)
+from hermes.cloudbreak._deployments import Deployments
+from hermes.cloudbreak._replicas import Endpoint, Ready, on_each
+from hermes.cloudbreak._servers import Servers
 from hermes.cloudbreak.deployment import TritonSpec
 from hermes.cloudbreak.errors import (
-    AlreadyThere,
-    CloudUnavailable,
     InvalidSpec,
     NotThere,
-    Refused,
     ReplicasFailed,
     ResourceFailed,
     WaitTimeout,
@@ -35,19 +24,15 @@ from hermes.cloudbreak.errors import (
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key, State
-from hermes.cloudbreak.waiting import Clock, Pauses
+from hermes.cloudbreak.waiting import Clock, Pauses, insist
 
 __all__ = ("TritonService",)
 
 _T = TypeVar("_T")
 
-# Seconds that one request of ours may take, where its deadline allows it.
-_REQUEST = 30.0
 _LOADING = 600.0
 # Seconds that taking back a failed change may take.
 _UNDOING = 120.0
-# A server that has inferred nothing for so long has nothing left to do [s].
-_QUIET = 3.0
 
 
 class TritonService:
@@ -65,12 +50,10 @@ class TritonService:
         self._access = access
         self._reconciler = reconciler
         self._clock = clock
-        self._ready = ready
         self._cloud = Deployments(access)
-        self._forwarders: list[Forwarder] = []
-        self._reached: list[Endpoint] = []
-        self._endpoints: list[Endpoint] = []
+        self._servers = Servers(spec, access, clock, ready)
         self._endpoint: Endpoint | None = None
+        self._loaded: dict[str, None] = {}  # models, in order
 
     def __repr__(self) -> str:
         return f"<TritonService {self.name}, {self.replicas} replicas>"
@@ -94,7 +77,7 @@ class TritonService:
     @property
     def replicas(self) -> int:
         """How many servers there are."""
-        return len(self._endpoints)
+        return len(self._servers.endpoints)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -103,18 +86,19 @@ class TritonService:
         A gRPC stream stays on its server, single requests do not: sequences
         belong on one of `endpoints`.
         """
-        return self._endpoint or self._endpoints[0]
+        return self._endpoint or self._servers.endpoints[0]
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """One of each server; it outlives restarts of the server."""
-        return tuple(self._endpoints)
+        return tuple(self._servers.endpoints)
 
     def load_model(self, name: str, timeout: float = _LOADING) -> None:
         """Have every server load a model, or load it again.
 
-        It takes ``model_control="explicit"``. A server that is restarted has
-        the models of its description only.
+        It takes ``model_control="explicit"``. New servers of `scale` load it,
+        too; one that was started again has the models of its description
+        only, until `restore_models` is called.
 
         Args:
             name: The model.
@@ -123,17 +107,59 @@ class TritonService:
         Raises:
             ReplicasFailed: If some did not; it says which, and why.
         """
-        self._tell_all(name, "load", timeout)
+        self._on_all(f"load {name}", lambda e: _tell(e, name, "load", timeout))
+        self._loaded[name] = None
 
     def unload_model(self, name: str, timeout: float = _LOADING) -> None:
         """Have every server give up a model, as `load_model` loads it."""
-        self._tell_all(name, "unload", timeout)
+        self._loaded.pop(name, None)
+        self._on_all(
+            f"unload {name}", lambda e: _tell(e, name, "unload", timeout)
+        )
+
+    def models(self, timeout: float = 30.0) -> dict[str, tuple[str, ...]]:
+        """Say which models each server has ready, by the name of its pod.
+
+        Raises:
+            ReplicasFailed: If some do not answer; it says which, and why.
+        """
+        found: dict[Endpoint, tuple[str, ...]] = {}
+
+        def ask(endpoint: Endpoint) -> None:
+            listed = _inference.list_models(endpoint.http, timeout=timeout)
+            found[endpoint] = tuple(listed)
+
+        self._on_all("tell its models", ask)
+        return {name: found[each] for name, each in self._named()}
+
+    def restore_models(
+        self, timeout: float = _LOADING
+    ) -> dict[str, list[str]]:
+        """Have servers that were started again load what they have lost.
+
+        Args:
+            timeout: Seconds that each model may take.
+
+        Returns:
+            What was loaded, by the name of the pod: nothing where nothing
+            was lost.
+
+        Raises:
+            ReplicasFailed: If some did not; it says which, and why.
+        """
+        lost: dict[Endpoint, list[str]] = {}
+
+        def restore(endpoint: Endpoint) -> None:
+            lost[endpoint] = self._restore(endpoint, timeout)
+
+        self._on_all("load what they have lost", restore)
+        return {name: lost[e] for name, e in self._named() if lost[e]}
 
     def logs(self, num_lines: int = 100) -> dict[str, str]:
         """Give the end of each server's log, by the name of its pod."""
         return {
             name: self._access.logs(name, num_lines=num_lines)
-            for name in self._names(range(self.replicas))
+            for name, _ in self._named()
         }
 
     def scale(
@@ -164,7 +190,7 @@ class TritonService:
             )
         deadline = self._clock.now() + timeout
         there = self._find_size(deadline)
-        self._forget(there)
+        self._servers.forget(there)
         if replicas < there:
             self._drain(replicas, there, drain, deadline)
         before = self.replicas
@@ -172,7 +198,7 @@ class TritonService:
             try:
                 self._grow(before, replicas, deadline)
             except BaseException as error:
-                self._undo(before, replicas, error)
+                self._undo(before, error)
                 raise
 
     def close(self) -> None:
@@ -190,116 +216,35 @@ class TritonService:
 
     def release(self) -> None:
         """Close what is open on this machine; the servers stay."""
-        while self._forwarders:
-            self._forwarders.pop().close()
+        self._servers.close()
 
     def settle(self, deadline: float) -> None:
         """Find the servers, and test them all."""
-        self._check_settings(deadline)
-        self._add(range(self._spec.replicas), deadline)
-        everyone = f"{self.name}-all"
-        if self._spec.service == "cluster":
-            namespace = self._access.namespace
-            self._endpoint = endpoint_at(f"{everyone}.{namespace}.svc")
-        elif self._spec.service == "load-balancer":
-            self._endpoint = endpoint_at(
-                self._find_balancer(everyone, deadline)
-            )
+        self._servers.add(range(self._spec.replicas), deadline)
+        self._endpoint = self._servers.find_everyone(deadline)
 
-    def _check_settings(self, deadline: float) -> None:
-        """Refuse what was there before, and is something else."""
-        if self.key not in self._reconciler.adopted:
-            return
-        found = self._insist(
-            lambda: self._access.get(SERVICE, self.name), deadline
-        )
-        annotations = found["metadata"].get("annotations") or {}
-        had = json.loads(annotations.get(manifests.SETTINGS) or "{}")
-        wanted = json.loads(manifests.settings(self._spec))
-        different = sorted(
-            name
-            for name in had.keys() | wanted.keys()
-            if had.get(name) != wanted.get(name)
-        )
-        if different:
-            raise AlreadyThere(
-                f"{self.key} is there with other settings: "
-                + ", ".join(
-                    f"{n}={had.get(n)!r}, not {wanted.get(n)!r}"
-                    for n in different
-                )
-            )
+    def _named(self) -> list[tuple[str, Endpoint]]:
+        names = self._servers.names(range(self.replicas))
+        return list(zip(names, self._servers.reached, strict=False))
 
-    def _add(self, indices: Iterable[int], deadline: float) -> None:
-        for index in indices:
-            name = manifests.replica_name(self.name, index)
-            if self._spec.service == "load-balancer":
-                host = self._find_balancer(name, deadline)
-                self._reached.append(endpoint_at(host))
-            else:
-                self._reached.append(self._forward(name))
-        new = self._reached[len(self._endpoints) :]
-        names = self._names(range(len(self._endpoints), len(self._reached)))
-        failed = on_each(
-            zip(names, new, strict=True),
-            lambda e, stop: self._test(e, deadline, stop),
-        )
-        if failed:
-            raise worst(failed)
-        if self._spec.service == "cluster":
-            within = f"{self.name}.{self._access.namespace}.svc"
-            new = [endpoint_at(f"{name}.{within}") for name in names]
-        self._endpoints += new
-
-    def _forward(self, pod: str) -> Endpoint:
-        made = Forwarder(
-            lambda port: self._access.connect(pod, port), manifests.PORTS
-        )
-        self._forwarders.append(made)
-        return Endpoint(**made.addresses)
-
-    def _find_balancer(self, name: str, deadline: float) -> str:
-        found = self._insist(lambda: self._access.get(SERVICE, name), deadline)
-        (first, *_) = found["status"]["loadBalancer"]["ingress"]
-        return str(first.get("ip") or first["hostname"])
-
-    def _test(self, endpoint: Endpoint, deadline: float, stop: Event) -> None:
-        pauses = Pauses()
-        while not stop.is_set():
-            try:
-                self._ready(endpoint)
-            except OSError as error:
-                if refused := self._find_refusal(endpoint):
-                    raise refused from error
-                if not pauses.wait(self._clock, deadline):
-                    raise WaitTimeout(
-                        f"{self.key} does not infer: {error}"
-                    ) from error
-            else:
-                return
-
-    def _find_refusal(self, endpoint: Endpoint) -> Refused | None:
-        """Tell why the cluster does not let us reach a server, ever."""
-        forwarded = zip(self._reached, self._forwarders, strict=False)
-        return next((f.refused for e, f in forwarded if e == endpoint), None)
-
-    def _tell_all(self, model: str, verb: str, timeout: float) -> None:
-        path = f"/v2/repository/models/{quote(model, '')}/{verb}"
-        failed = on_each(
-            zip(
-                self._names(range(self.replicas)),
-                self._reached[: self.replicas],
-                strict=True,
-            ),
-            lambda e, _: _inference.ask(e.http, path, b"{}", timeout=timeout),
-        )
+    def _on_all(self, what: str, work: Callable[[Endpoint], object]) -> None:
+        failed = on_each(self._named(), lambda e, _: work(e))
         if failed:
             raise ReplicasFailed(
                 f"{len(failed)} of {self.replicas} servers of {self.name} did "
-                f"not {verb} {model}: "
+                f"not {what}: "
                 + "; ".join(f"{n}: {e}" for n, e in failed.items()),
                 {name: str(error) for name, error in failed.items()},
             )
+
+    def _restore(self, endpoint: Endpoint, timeout: float) -> list[str]:
+        if not self._loaded:
+            return []
+        has = _inference.list_models(endpoint.http, timeout=timeout)
+        lost = [each for each in self._loaded if each not in has]
+        for each in lost:
+            _tell(endpoint, each, "load", timeout)
+        return lost
 
     def _grow(self, before: int, replicas: int, deadline: float) -> None:
         if self._spec.service == "load-balancer":
@@ -308,7 +253,11 @@ class TritonService:
             )
         self._resize(replicas, deadline)
         self._wait(deadline)
-        self._add(range(before, replicas), deadline)
+        self._servers.add(
+            range(before, replicas),
+            deadline,
+            lambda e: self._restore(e, _LOADING),
+        )
 
     def _add_balancers(self, indices: Iterable[int]) -> None:
         head = self._access.get(SERVICE, self.name)["metadata"]
@@ -320,10 +269,10 @@ class TritonService:
         ):
             self._cloud.ensure(each, head["uid"])
 
-    def _undo(self, before: int, wanted: int, error: BaseException) -> None:
-        self._forget(before)
+    def _undo(self, before: int, error: BaseException) -> None:
+        self._servers.forget(before)
         try:
-            self._shrink(wanted, before, self._clock.now() + _UNDOING)
+            self._shrink(before, self._clock.now() + _UNDOING)
         except Exception as trouble:  # noqa: BLE001 - the first one counts
             error.add_note(f"and afterwards: {trouble}")
 
@@ -344,21 +293,17 @@ class TritonService:
 
         If that fails, they are as they were.
         """
-        going = self._reached[replicas:]
-        hidden = self._endpoints[replicas:]
-        names = self._names(range(replicas, there))
-        del self._endpoints[replicas:]
+        servers = self._servers
+        hidden = servers.endpoints[replicas:]
+        names = servers.names(range(replicas, there))
+        del servers.endpoints[replicas:]
         try:
             self._mark(names, "no", deadline)
-            until = self._clock.now() + seconds
-            on_each(
-                zip(names, going, strict=False),
-                lambda e, stop: self._wait_idle(e, until, stop),
-            )
-            self._shrink(there, replicas, deadline)
+            servers.wait_idle(replicas, self._clock.now() + seconds)
+            self._shrink(replicas, deadline)
         except BaseException as error:
-            if len(self._reached) > replicas:
-                self._endpoints += hidden
+            if len(servers.reached) > replicas:
+                servers.endpoints += hidden
                 self._unmark(names, error)
             raise
 
@@ -377,50 +322,29 @@ class TritonService:
                     partial(self._access.patch, POD, pod, change), deadline
                 )
 
-    def _wait_idle(
-        self, endpoint: Endpoint, deadline: float, stop: Event
-    ) -> None:
-        count = -1
-        while self._clock.now() < deadline and not stop.is_set():
-            before, count = (
-                count,
-                _inference.count_inferences(endpoint.http, timeout=_REQUEST),
-            )
-            if count == before:
-                return
-            self._clock.sleep(_QUIET)
-
-    def _shrink(self, before: int, replicas: int, deadline: float) -> None:
-        self._resize(replicas, deadline)
-        self._forget(replicas)
-        if self._spec.service == "load-balancer":
-            self._insist(
-                lambda: self._remove_balancers(range(replicas, before)),
-                deadline,
-            )
+    def _shrink(self, replicas: int, deadline: float) -> None:
+        """Have fewer, and none of their balancers, which cost money."""
+        try:
+            self._resize(replicas, deadline)
+            self._servers.forget(replicas)
+            self._trim(deadline)
+        except BaseException as error:
+            try:  # also after Ctrl-C: it may have come in between
+                self._trim(self._clock.now() + _UNDOING)
+            except Exception as trouble:  # noqa: BLE001 - the first one counts
+                error.add_note(f"and afterwards: {trouble}")
+            raise
         self._wait(deadline)
+
+    def _trim(self, deadline: float) -> None:
+        if self._spec.service == "load-balancer":
+            self._insist(lambda: self._cloud.trim(self.key), deadline)
 
     def _resize(self, replicas: int, deadline: float) -> None:
         self._insist(
             lambda: self._access.scale(STATEFUL_SET, self.name, replicas),
             deadline,
         )
-
-    def _forget(self, replicas: int) -> None:
-        """Let go of what is not there any more."""
-        del self._reached[replicas:], self._endpoints[replicas:]
-        for each in self._forwarders[replicas:]:
-            each.close()
-        del self._forwarders[replicas:]
-
-    def _remove_balancers(self, indices: Iterable[int]) -> None:
-        """Delete those that are ours, and no stranger's of that name."""
-        head = self._access.get(SERVICE, self.name)["metadata"]
-        for name in self._names(indices):
-            with contextlib.suppress(NotThere):
-                meta = self._access.get(SERVICE, name)["metadata"]
-                if is_owned(meta, head["uid"]):
-                    self._access.delete(SERVICE, name, uid=meta["uid"])
 
     def _wait(self, deadline: float) -> None:
         pauses = Pauses()
@@ -436,14 +360,9 @@ class TritonService:
                 raise WaitTimeout(f"{self.key} is not ready: {found.reason}")
 
     def _insist(self, ask: Callable[[], _T], deadline: float) -> _T:
-        """Ask, in spite of a cluster that does not answer for a while."""
-        pauses = Pauses()
-        while True:
-            try:
-                return ask()
-            except CloudUnavailable:
-                if not pauses.wait(self._clock, deadline):
-                    raise
+        return insist(ask, self._clock, deadline)
 
-    def _names(self, indices: Iterable[int]) -> list[str]:
-        return [manifests.replica_name(self.name, each) for each in indices]
+
+def _tell(endpoint: Endpoint, model: str, verb: str, timeout: float) -> None:
+    path = f"/v2/repository/models/{quote(model, '')}/{verb}"
+    _inference.ask(endpoint.http, path, b"{}", timeout=timeout)

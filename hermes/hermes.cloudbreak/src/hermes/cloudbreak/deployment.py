@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
+from hermes.cloudbreak._settings import settings_of
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.specs import Key, Kind
 
@@ -24,6 +25,8 @@ _TOLERATION = re.compile(
     r"[-A-Za-z0-9_./]+(=[-A-Za-z0-9_.]*)?"
     r"(:(NoSchedule|PreferNoSchedule|NoExecute))?"
 )
+# What clients rely on, or clouds look at only once.
+_FIXED = {"service", "service_annotations"}
 # What the rest of the description decides, in Triton's own words.
 _DECIDED = {
     "--allow-grpc": "service",
@@ -60,7 +63,8 @@ class TritonSpec:
             the image.
         replicas: How many servers.
         gpus: GPUs of each; 0 for none.
-        image: The container image.
+        image: The container image. Its entrypoint, if it has one, has to
+            execute its arguments, as that of NVIDIA's images does.
         gpu_type: What ``cloud.google.com/gke-accelerator`` says of the nodes;
             "" for any.
         node_selector: More labels that the nodes have to have.
@@ -124,6 +128,16 @@ class TritonSpec:
     def key(self) -> Key:
         """Which resource it describes."""
         return Key(Kind.DEPLOYMENT, self.name)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it is like, as plain data; of secrets, digests."""
+        return settings_of(self)
+
+    @property
+    def changeable(self) -> frozenset[str]:
+        """Names of the settings that can be changed while it is there."""
+        return frozenset(self.settings) - _FIXED
 
     def elsewhere(self) -> Self | None:
         """There is no other place to try."""

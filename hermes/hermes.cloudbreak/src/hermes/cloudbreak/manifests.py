@@ -8,12 +8,11 @@ there, everything is.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 
 from hermes.cloudbreak._answers import Manifest
+from hermes.cloudbreak._settings import record
 from hermes.cloudbreak.deployment import SecretValue, TritonSpec
 from hermes.cloudbreak.labels import Stamp
 
@@ -21,9 +20,9 @@ __all__ = (
     "balancers",
     "head",
     "parts",
+    "replica_index",
     "replica_name",
     "selector",
-    "settings",
 )
 
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
@@ -33,8 +32,8 @@ INSTANCE = "app.kubernetes.io/instance"
 PART, HEAD = "hermes-part", "deployment"
 # Whether clients that do not care which server they get may get this one.
 SERVING = "hermes-serving"
-# The settings of a deployment, on its head.
-SETTINGS = "hermes/settings"
+# The settings of a deployment, on its head, but for what the rest tells.
+SETTINGS, LIVE = "hermes/settings", frozenset({"replicas"})
 
 # A client may look after its connection more often than gRPC's default of
 # once per five minutes, without being disconnected for it.
@@ -56,32 +55,22 @@ def replica_name(name: str, index: int) -> str:
     return f"{name}-{index}"
 
 
+def replica_index(name: str, part: str) -> int | None:
+    """Tell of which replica of a deployment something is; None if of none."""
+    found = re.fullmatch(rf"{re.escape(name)}-(\d+)", part)
+    return int(found[1]) if found else None
+
+
 def selector(name: str) -> dict[str, str]:
     """Tell by which labels the pods of a deployment are found."""
     return {"app.kubernetes.io/name": "triton", INSTANCE: name}
-
-
-def settings(spec: TritonSpec) -> str:
-    """Write down what was asked for; of variables, only whether they differ.
-
-    More people may read Services than pods.
-    """
-    wanted = asdict(spec)
-    del wanted["exists_ok"]
-    wanted["env"] = {
-        name: hashlib.sha256(value.encode()).hexdigest()[:12]
-        if isinstance(value, str)
-        else value
-        for name, value in wanted["env"].items()
-    }
-    return json.dumps(wanted, sort_keys=True)
 
 
 def head(spec: TritonSpec, stamp: Stamp) -> Manifest:
     """Make the Service that comes first: it gives each replica a name."""
     meta = _meta(spec.name, spec, stamp)
     meta["labels"][PART] = HEAD
-    meta["annotations"] = {SETTINGS: settings(spec)}
+    meta["annotations"] = {SETTINGS: record(spec, LIVE)}
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -186,8 +175,8 @@ def _stateful_set(spec: TritonSpec, stamp: Stamp) -> Manifest:
             "replicas": spec.replicas,
             # They do not know of each other, so none waits for another.
             "podManagementPolicy": "Parallel",
-            # A change of settings restarts no server with sequences on it.
-            "updateStrategy": {"type": "OnDelete"},
+            # One after the other, each with its time to finish its work.
+            "updateStrategy": {"type": "RollingUpdate"},
             "selector": {"matchLabels": selector(spec.name)},
             "template": {
                 "metadata": {"labels": labels},
@@ -228,11 +217,12 @@ def _container(spec: TritonSpec) -> Manifest:
     return {
         "name": CONTAINER,
         "image": spec.image,
-        "command": ["tritonserver"],
-        "args": _arguments(spec),
+        # No command: the entrypoint of NVIDIA's images, which executes its
+        # arguments, finds the CUDA libraries that fit the node's driver.
+        "args": ["tritonserver", *_arguments(spec)],
         "env": [_variable(*each) for each in spec.env.items()],
         "ports": [
-            {"name": name, "containerPort": port}
+            {"name": name, "containerPort": port, "protocol": "TCP"}
             for name, port in PORTS.items()
         ],
         "resources": _resources(spec),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+from hermes.cloudbreak._choices import deletes, refuse_failures
 from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import (
     AlreadyThere,
@@ -16,7 +17,6 @@ from hermes.cloudbreak.errors import (
     InvalidSpec,
     NotThere,
     Refused,
-    ResourceFailed,
     StillThere,
     StockOut,
     WaitTimeout,
@@ -26,7 +26,6 @@ from hermes.cloudbreak.reconcile import (
     Action,
     Create,
     Delete,
-    Fail,
     Move,
     Request,
     Update,
@@ -189,7 +188,7 @@ class Reconciler:
         concurrent.futures.wait(self._running, timeout)
         deadline, pauses = self._clock.now() + timeout, Pauses()
         while True:
-            trouble = self._step(_deletes)
+            trouble = self._step(deletes)
             left: Mapping[Key, str] = leftovers(
                 self._plan, self._requested, self._observed, self._clock.now()
             )
@@ -209,7 +208,7 @@ class Reconciler:
     def _wait_ready(self, keys: Collection[Key], timeout: float) -> None:
         deadline, pauses = self._clock.now() + timeout, Pauses()
         while True:
-            trouble = self._step(lambda each: _refuse_failures(each, keys))
+            trouble = self._step(lambda each: refuse_failures(each, keys))
             for error in trouble:
                 if not isinstance(error, CloudUnavailable):
                     raise error
@@ -402,29 +401,6 @@ class Reconciler:
             self._told = dict(waited)
             self._report(self._told)
             pauses.reset()
-
-
-def _deletes(actions: list[Action]) -> list[Action]:
-    return [each for each in actions if isinstance(each, Delete)]
-
-
-def _refuse_failures(
-    actions: list[Action], keys: Collection[Key]
-) -> list[Action]:
-    failures = [
-        each for each in actions if isinstance(each, Fail) and each.key in keys
-    ]
-    if failures:
-        only_conflicts = all(each.is_conflict for each in failures)
-        raise (AlreadyThere if only_conflicts else ResourceFailed)(
-            "; ".join(f"{each.key}: {each.reason}" for each in failures)
-        )
-    # What others asked for may have been changed on purpose meanwhile.
-    return [
-        each
-        for each in actions
-        if not isinstance(each, Update) or each.spec.key in keys
-    ]
 
 
 def _log_waiting(waited: Mapping[Key, str]) -> None:

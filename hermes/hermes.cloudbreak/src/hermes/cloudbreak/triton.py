@@ -65,7 +65,8 @@ class Deployer:
         """Have Triton serve a repository, and wait until it infers.
 
         Whatever goes wrong, also Ctrl-C: what was created is deleted before
-        the error is raised.
+        the error is raised. What an earlier program of the same run has left
+        is changed to these settings, server by server.
 
         Args:
             repository: Where the models are, as the servers see it.
@@ -79,7 +80,8 @@ class Deployer:
 
         Raises:
             InvalidSpec: If the settings make no deployment.
-            AlreadyThere: If the name is taken.
+            AlreadyThere: If the name is taken, or what is there cannot be
+                changed to these settings.
             CloudError: If the cluster refuses it.
             ResourceFailed: If a server will not become ready; it says why.
             WaitTimeout: If one is not ready in time; likewise.
@@ -94,19 +96,14 @@ class Deployer:
                 f"this program has deployed {spec.key}: give another name, or "
                 "close it first"
             )
-        deadline = self._clock.now() + timeout
-        self._reconciler.bring_up([spec], timeout)
         made = TritonService(
             spec, self._access, self._reconciler, self._clock, ready
         )
         self._services.append(made)
         try:
-            made.settle(deadline)
-        except BaseException as error:
-            try:
-                made.close()
-            except Exception as trouble:  # noqa: BLE001 - the first one counts
-                error.add_note(f"and afterwards: {trouble}")
+            self._reconciler.bring_up([spec], timeout, made.settle)
+        except BaseException:
+            made.release()
             raise
         return made
 

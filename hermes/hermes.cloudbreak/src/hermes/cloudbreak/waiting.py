@@ -5,8 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-__all__ = ("Clock", "Pauses")
+from hermes.cloudbreak.errors import CloudUnavailable
+
+__all__ = ("Clock", "Pauses", "insist")
+
+_T = TypeVar("_T")
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.5, 15.0, 1.5
 
@@ -49,3 +54,14 @@ class Pauses:
     def reset(self) -> None:
         """Something has changed: ask often again."""
         self._next = _FIRST_PAUSE
+
+
+def insist(ask: Callable[[], _T], clock: Clock, deadline: float) -> _T:
+    """Ask, in spite of a cloud that does not answer for a while."""
+    pauses = Pauses()
+    while True:
+        try:
+            return ask()
+        except CloudUnavailable:
+            if not pauses.wait(clock, deadline):
+                raise
