@@ -658,6 +658,87 @@ def scale_at_call(service, proxy, fault: int, call: str, replicas: int) -> int:
     return len(seen)
 
 
+def give_addresses(access) -> None:
+    """Do what a cloud does when it is asked for addresses."""
+    for each in access.list(SERVICE):
+        if each["spec"].get("type") == "LoadBalancer":
+            name = each["metadata"]["name"]
+            change = {"loadBalancer": {"ingress": [{"ip": "10.1.0.1"}]}}
+            with contextlib.suppress(CloudbreakError):
+                access.patch(SERVICE, name, {"status": change}, part="status")
+
+
+def balancers(access) -> set[str]:
+    return {
+        each["metadata"]["name"]
+        for each in access.list(SERVICE)
+        if "deletionTimestamp" not in each["metadata"]
+    } - {"triton"}
+
+
+def test_ctrl_c_leaves_no_balancer_of_a_server_that_is_gone(
+    proxied, access, proxy
+) -> None:
+    proxied._reconciler._report = lambda _: give_addresses(access)
+    forward, calls = proxy.forward, []
+
+    def interrupt_after_resizing(request, body):
+        answer = forward(request, body)
+        if request.path.endswith("/scale") and not calls:
+            calls.append(request.path)
+            _thread.interrupt_main()
+        return answer
+
+    with proxied.deploy_triton(
+        BUCKET, gpus=0, replicas=2, service="load-balancer", ready=is_ready
+    ) as service:
+        assert balancers(access) == {"triton-all", "triton-0", "triton-1"}
+        proxy.forward = interrupt_after_resizing
+        with pytest.raises(KeyboardInterrupt):
+            service.scale(1, timeout=20, drain=0)
+        assert calls
+        assert balancers(access) == {"triton-all", "triton-0"}
+        proxy.forward = forward
+
+
+def test_a_change_that_was_cut_off_anywhere_is_done_by_the_next_program(
+    proxy, namespace, access
+) -> None:
+    def run(replicas: int, memory: str) -> None:
+        Cluster(
+            proxy.kubeconfig,
+            namespace=namespace,
+            owner="me",
+            run="night",
+            clock=CLOCK,
+            report=lambda _: give_addresses(access),
+        ).deploy_triton(
+            BUCKET,
+            gpus=0,
+            replicas=replicas,
+            memory=memory,
+            service="load-balancer",
+            ready=is_ready,
+            timeout=60,
+        )
+
+    run(2, "1Gi")
+    for number in range(1, 100):
+        proxy.calls.clear()
+        proxy.faults = {number: 403}
+        try:
+            run(1, "2Gi")
+        except Refused:
+            continue
+        break
+    assert number > 20  # each part is looked at and applied
+    assert balancers(access) == {"triton-all", "triton-0"}
+    (pod,) = access.list(POD)
+    limits = pod["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["memory"] == "2Gi"
+    access.delete(SERVICE, "triton")
+
+
 @pytest.mark.parametrize("call", ["PATCH .*/pods/", "PATCH .*/scale"])
 def test_scaling_down_that_fails_can_be_done_again(
     proxied, access, proxy, call
