@@ -16,6 +16,9 @@ class Machines(Protocol):
     def start_pool(self, cluster: str, pool: types.NodePool) -> None:
         """Start a pool's machines."""
 
+    def resize_pool(self, cluster: str, pool: types.NodePool) -> None:
+        """Have as many as it says now."""
+
     def stop_pool(self, cluster: str, pool: str) -> None:
         """End them."""
 
@@ -31,6 +34,9 @@ class NoMachines:
         return "192.0.2.1", "Y2VydGlmaWNhdGU="
 
     def start_pool(self, cluster: str, pool: types.NodePool) -> None:
+        """See `Machines`."""
+
+    def resize_pool(self, cluster: str, pool: types.NodePool) -> None:
         """See `Machines`."""
 
     def stop_pool(self, cluster: str, pool: str) -> None:

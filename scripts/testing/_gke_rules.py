@@ -196,6 +196,42 @@ class Project:
             _Kind.DELETE_NODE_POOL, cluster.location, request.name, finish
         )
 
+    def set_node_pool_size(self, request: Any) -> Any:
+        """Begin to have more machines, or fewer."""
+
+        def change(pool: types.NodePool) -> None:
+            pool.initial_node_count = request.node_count
+
+        return self._change(_Kind.SET_NODE_POOL_SIZE, request.name, change)
+
+    def set_node_pool_autoscaling(self, request: Any) -> Any:
+        """Begin to scale a pool by itself, or not any more."""
+
+        def change(pool: types.NodePool) -> None:
+            pool.autoscaling = request.autoscaling
+
+        kind = _Kind.SET_NODE_POOL_MANAGEMENT  # as it has no kind of its own
+        return self._change(kind, request.name, change)
+
+    def _change(
+        self, kind: Any, name: str, change: Callable[[types.NodePool], None]
+    ) -> Any:
+        cluster, pool = self._find_pool(name)
+        self._check_idle(cluster)
+        cluster.status = _Cluster.RECONCILING
+        pool.status = _Pool.RECONCILING
+
+        def finish(operation: types.Operation) -> None:
+            cluster.status, pool.status = _Cluster.RUNNING, _Pool.RUNNING
+            trouble = self.troubles.get(pool.name)
+            if trouble is not None:
+                self._fail(operation, trouble, pool, _Pool.RUNNING)
+                return
+            change(pool)
+            self._machines.resize_pool(cluster.name, pool)
+
+        return self._begin(kind, cluster.location, name, finish)
+
     def list_operations(self, request: Any) -> Any:
         """List those of a location."""
         location = self._location(request.parent, anywhere=True)

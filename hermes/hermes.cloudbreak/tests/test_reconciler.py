@@ -595,3 +595,23 @@ def test_what_a_check_refuses_is_taken_back(site: Site) -> None:
     with pytest.raises(ResourceFailed, match="does not infer"):
         site.program.bring_up([*grown(1), VMSpec("vm")], HOUR, check)
     assert set(site.cloud.resources) == set(KEYS[:2])
+
+
+def test_what_is_not_asked_for_yet_stays_until_everything_goes(
+    site: Site,
+) -> None:
+    """Programs ask for one thing after the other, files for all at once."""
+    site.program.bring_up([*grown(1), VMSpec("vm"), VMSpec("other")], HOUR)
+    again = Reconciler(
+        site.cloud, site.program._stamp, clock=site.time.clock, prunes=False
+    )
+    again.bring_up([SPECS[0]], HOUR)
+    again.bring_up([VMSpec("vm")], HOUR)
+    assert len(site.cloud.resources) == 4
+    again.take_down([VMSpec("vm").key])
+    assert len(site.cloud.resources) == 3
+    again.take_down([SPECS[0].key])  # and what is part of it
+    assert site.cloud.resources == (VMSpec("other").key,)
+    again.bring_up([VMSpec("vm")], HOUR)
+    again.take_everything_down()
+    assert site.cloud.resources == ()

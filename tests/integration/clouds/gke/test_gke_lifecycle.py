@@ -177,6 +177,74 @@ def test_pools_created_at_once_wait_for_one_another(
     assert project.resources == []
 
 
+def be_killed(manager: google.ClusterManager) -> None:
+    """Leave what there is, as a program does that is killed."""
+    manager._cloud.close()
+    manager._is_closed = True
+
+
+def test_another_program_of_the_run_changes_how_many_machines_there_are(
+    server, project, manage
+) -> None:
+    client = ClusterManagerClient(transport=server.transport())
+    base = f"projects/test-project/locations/{ZONE}/clusters/main"
+
+    def run(**options) -> None:
+        manager = manage(run="night")
+        try:
+            cluster = manager.add(google.Cluster("main", num_nodes=2))
+            cluster.add(google.NodePool("cpus", **options))
+        finally:
+            be_killed(manager)
+
+    def pool():
+        return client.get_node_pool(name=f"{base}/nodePools/cpus")
+
+    run(num_nodes=2)
+    run(num_nodes=4)
+    assert server.calls.count("CreateNodePool") == 1
+    assert pool().initial_node_count == 4
+    assert server.calls.count("SetNodePoolSize") == 1
+    run(num_nodes=4, min_nodes=1, max_nodes=8)
+    run(num_nodes=3, min_nodes=1, max_nodes=9)
+    assert server.calls.count("SetNodePoolSize") == 1  # GKE decides
+    scaling = pool().autoscaling
+    assert (scaling.min_node_count, scaling.max_node_count) == (1, 9)
+    run(num_nodes=3)  # two changes, one after the other
+    assert not pool().autoscaling.enabled
+    assert pool().initial_node_count == 3
+    with pytest.raises(AlreadyThere, match="machine_type e2-standard-4 -> n"):
+        run(num_nodes=9, machine_type="n1-standard-8")
+    assert pool().initial_node_count == 3
+    with manage(run="night") as last:
+        last.add(google.Cluster("main", num_nodes=3))
+        # What is not asked for yet may be asked for next.
+        assert project.resources == ["main", "main/cpus"]
+        found = client.get_cluster(name=base).node_pools[0]
+        assert (found.name, found.initial_node_count) == ("default-pool", 3)
+    assert project.resources == []
+
+
+def test_a_change_that_fails_says_why_and_deletes_nothing(
+    project, manage
+) -> None:
+    manager = manage(run="night")
+    pool = google.NodePool("cpus")
+    manager.add(google.Cluster("main")).add(pool)
+    be_killed(manager)
+    text = "Insufficient regional quota to satisfy request: resource 'CPUS'"
+    project.troubles["cpus"] = Trouble("GCE_QUOTA_EXCEEDED", text)
+    again = manage(run="night")
+    cluster = again.add(google.Cluster("main"))
+    with pytest.raises(ResourceFailed, match="the quota CPUS is too small"):
+        cluster.add(google.NodePool("cpus", num_nodes=4))
+    assert project.resources == ["main", "main/cpus"]
+    del project.troubles["cpus"]
+    cluster.add(google.NodePool("cpus", num_nodes=4))
+    again.close()
+    assert project.resources == []
+
+
 def test_a_broken_cluster_says_why(project, manager) -> None:
     project.troubles["main"] = Trouble("UNKNOWN", "the network is odd")
     with manager, pytest.raises(ResourceFailed, match="the network is odd"):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from hermes.cloudbreak._choices import deletes, refuse_failures
+from hermes.cloudbreak._hands import Hands
 from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import (
     AlreadyThere,
@@ -40,9 +39,6 @@ __all__ = ("Reconciler",)
 
 _log = logging.getLogger(__name__)
 
-# Requests to a cloud at once.
-_AT_ONCE = 16
-
 
 class Reconciler:
     """Makes a cloud have what is wanted of one run, and nothing else of it.
@@ -59,6 +55,9 @@ class Reconciler:
         report: Called with what is waited for, whenever that has changed.
         deletion_timeout: Seconds that resources may take to be deleted, also
             after an error.
+        prunes: Whether what is of the run and not wanted is deleted as soon
+            as anything is asked for; if not, only by `take_everything_down`,
+            for programs that ask for one thing after the other.
     """
 
     def __init__(
@@ -71,6 +70,7 @@ class Reconciler:
         clock: Clock | None = None,
         report: Callable[[Mapping[Key, str]], object] | None = None,
         deletion_timeout: float = 1200.0,
+        prunes: bool = True,
     ) -> None:
         self._cloud = cloud
         self._stamp = stamp
@@ -79,13 +79,15 @@ class Reconciler:
         self._clock = clock or Clock()
         self._report = report or _log_waiting
         self._deletion_timeout = deletion_timeout
+        self._prunes = prunes
+        self._unwanted: set[Key] = set()
         self._plan: dict[Key, Spec] = {}
         self._requested: dict[Key, Request] = {}
         self._asked: set[Key] = set()
         self._adopted: set[Key] = set()
         self._stuck: set[Key] = set()
         self._observed: list[Observed] = []
-        self._running: list[Future[None]] = []
+        self._hands = Hands(self._act_on)
         self._changing: dict[Key, str] = {}
         self._told: Mapping[Key, str] = {}
 
@@ -133,6 +135,9 @@ class Reconciler:
             # What was there once, and was taken down, is nobody's loss.
             if (request := self._requested.get(key)) and request.seen:
                 del self._requested[key]
+        for key in wanted.keys() & self._requested.keys():
+            # What has failed before may be asked for again.
+            self._requested[key] = replace(self._requested[key], updated=None)
         new = wanted.keys() - self._plan.keys()
         self._asked.clear()
         before = dict(self._plan)
@@ -182,10 +187,11 @@ class Reconciler:
         unwanted |= {key for key in known if key.parent in unwanted}
         for key in unwanted:
             self._plan.pop(key, None)
+        self._unwanted |= unwanted
         if not unwanted and not self._requested.keys() - self._plan.keys():
             return  # nor is anybody asked
         # An interrupted call may still be under way, with its own time limit.
-        concurrent.futures.wait(self._running, timeout)
+        self._hands.wait(timeout)
         deadline, pauses = self._clock.now() + timeout, Pauses()
         while True:
             trouble = self._step(deletes)
@@ -204,6 +210,16 @@ class Reconciler:
         for key in unwanted:
             self._requested.pop(key, None)
             self._adopted.discard(key)
+        self._unwanted -= unwanted
+
+    def take_everything_down(self) -> None:
+        """Delete all that is wanted, and all else of the run.
+
+        Raises:
+            StillThere: If it is not gone in time; it names what is left.
+        """
+        self._prunes = True
+        self.take_down(self._plan)
 
     def _wait_ready(self, keys: Collection[Key], timeout: float) -> None:
         deadline, pauses = self._clock.now() + timeout, Pauses()
@@ -254,40 +270,19 @@ class Reconciler:
             for each in chosen
             if isinstance(each, Update)
         }
-        return self._act(chosen)
+        return self._hands.act(chosen)
 
     def _observe(self) -> list[Observed]:
         found = [
             each
             for each in self._cloud.observe(self._owner)
-            if self._is_ours(each)
+            if self._is_ours(each) and self._is_minded(each.key)
         ]
         known = {each.key for each in found}
         adopted = self._adopted & self._plan.keys() - known
         return found + [
             one for key in adopted if (one := self._cloud.find(key))
         ]
-
-    def _act(self, actions: list[Action]) -> list[Exception]:
-        """Act, several at once; all are tried before anybody gives up."""
-        pool = ThreadPoolExecutor(_AT_ONCE, "hermes-cloud")
-        futures = [pool.submit(self._act_on, each) for each in actions]
-        try:
-            concurrent.futures.wait(futures)
-        finally:
-            # Ctrl-C: what has not begun never does, and the rest is waited for
-            # before anything is taken for gone.
-            pool.shutdown(wait=False, cancel_futures=True)
-            self._running = [
-                each for each in (*self._running, *futures) if not each.done()
-            ]
-        errors = []
-        for future in futures:
-            try:
-                future.result()
-            except Exception as error:  # noqa: BLE001 - who calls decides
-                errors.append(error)
-        return errors
 
     def _act_on(self, action: Action) -> None:
         match action:
@@ -395,6 +390,11 @@ class Reconciler:
     def _has_stamp(self, observed: Observed) -> bool:
         stamp = self._stamp
         return stamp is not None and stamp.is_on(observed.labels)
+
+    def _is_minded(self, key: Key) -> bool:
+        """Whether it matters, though it may not be asked for yet."""
+        known = self._plan.keys() | self._requested.keys() | self._unwanted
+        return self._prunes or key in known or key.parent in self._unwanted
 
     def _tell(self, waited: Mapping[Key, str], pauses: Pauses) -> None:
         if waited != self._told:

@@ -27,6 +27,7 @@ class Deployer:
         stamp: What everything that is deployed carries.
         clock: The time.
         report: Called with what is waited for, whenever that has changed.
+        deletion_timeout: Seconds until something has to be gone.
     """
 
     def __init__(
@@ -36,11 +37,17 @@ class Deployer:
         *,
         clock: Clock | None = None,
         report: Callable[[Mapping[Key, str]], object] | None = None,
+        deletion_timeout: float = 1200.0,
     ) -> None:
         self._access = access
         self._clock = clock or Clock()
         self._reconciler = Reconciler(
-            Deployments(access), stamp, clock=self._clock, report=report
+            Deployments(access),
+            stamp,
+            clock=self._clock,
+            report=report,
+            deletion_timeout=deletion_timeout,
+            prunes=False,
         )
         self._services: list[TritonService] = []
 
@@ -110,11 +117,13 @@ class Deployer:
     def close(self) -> None:
         """Delete everything that was deployed, and wait until it is gone.
 
+        That is also what an earlier program of the same run has left.
+
         Raises:
             StillThere: If something is not gone in time.
         """
         try:
-            self._reconciler.take_down(self._reconciler.keys)
+            self._reconciler.take_everything_down()
         finally:
             for each in self._services:
                 each.release()

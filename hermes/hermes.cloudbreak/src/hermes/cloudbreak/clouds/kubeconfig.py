@@ -28,8 +28,8 @@ class Cluster(Deployer):
         namespace: The namespace; that of the context if None.
         owner: Who answers for what is deployed; who runs this if None.
         run: What this run is called; something unique if None. Whoever has
-            the same owner and run goes on with it: of two programs that do so
-            at once, each deletes what it does not want itself.
+            the same owner and run goes on with it: what is there already is
+            changed where it can be, and the first that is left deletes all.
         lifetime: Seconds after which `reap` may delete what is deployed.
         clock: The time.
         report: Called with what is waited for, whenever that has changed.

@@ -9,6 +9,7 @@ from typing import Any
 from hermes.cloudbreak.clouds.google._reading import began, target_of
 from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool
 from hermes.cloudbreak.labels import Stamp
+from hermes.cloudbreak.specs import Key
 
 __all__ = ("Asked", "Failures", "say_machine")
 
@@ -26,6 +27,11 @@ class Asked:
     created: float
     place: str
     operation: str = ""
+
+    @property
+    def parent(self) -> Key:
+        """Of which cluster it is."""
+        return self.spec.key.parent or self.spec.key
 
     @property
     def zone(self) -> str:

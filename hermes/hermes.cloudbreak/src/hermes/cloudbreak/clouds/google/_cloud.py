@@ -22,16 +22,20 @@ from hermes.cloudbreak.clouds.google._nodes import (
     NodeLister,
     find_lack,
 )
+from hermes.cloudbreak.clouds.google._places import Places
 from hermes.cloudbreak.clouds.google._reading import (
     blame,
     has_failed,
+    is_done,
     machine_of,
     observed_cluster,
     observed_pool,
 )
 from hermes.cloudbreak.clouds.google._requests import (
     CREATED,
+    DEFAULT_POOL,
     cluster_message,
+    pool_changes,
     pool_message,
 )
 from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool
@@ -104,12 +108,13 @@ class GKECloud:
         if not self.project:
             raise InvalidSpec("project='': name the project to be billed")
         self._wire = Wire(self._credentials, timeout, api_endpoint, transport)
+        self._places = Places(self.project, self._list_clusters)
         self._nodes = nodes
         self._is_alone = is_alone
         self._today = today
         self._lock = threading.Lock()
         self._asked: dict[Key, Asked] = {}
-        self._places: dict[Key, str] = {}  # of clusters
+        self._changing: dict[Key, Asked] = {}
         self._usable: set[Key] = set()
 
     def __repr__(self) -> str:
@@ -144,7 +149,9 @@ class GKECloud:
     def find(self, key: Key) -> Observed | None:
         """See `Cloud.find`."""
         failed = Failures(self._list_operations)
-        for cluster in self._choose(key.parent or key, self._list_clusters()):
+        for cluster in self._places.choose(
+            key.parent or key, self._list_clusters()
+        ):
             for each in self._read(cluster, failed, anybodys=True):
                 if each.key == key:
                     return each
@@ -152,11 +159,8 @@ class GKECloud:
 
     def create(self, spec: Spec, stamp: Stamp) -> None:
         """See `Cloud.create`."""
-        if not isinstance(spec, Cluster | NodePool):
-            raise Refused(
-                f"{spec!r}: GKE has google.Cluster and google.NodePool"
-            )
-        parent = self._find_parent(spec)
+        spec = _check(spec)
+        parent = self._places.find_parent(spec)
         asked = Asked(spec, stamp, self._today(), parent.split("/")[3])
         with self._lock:
             self._asked[spec.key] = asked
@@ -172,12 +176,29 @@ class GKECloud:
         with self._lock:
             self._asked[spec.key] = replace(asked, operation=operation.name)
 
+    def update(self, spec: Spec, stamp: Stamp) -> None:
+        """See `Cloud.update`."""
+        spec = _check(spec)
+        cluster, pool = self._find_pool(spec)
+        asked = Asked(spec, stamp, self._today(), cluster.location)
+        name = f"{self._places.name(asked.parent)}/nodePools/{pool.name}"
+        with self._lock:
+            self._changing.pop(spec.key, None)
+        for method, change in pool_changes(spec, pool):
+            # The second of two waits for the first: it is `CloudUnavailable`.
+            operation = self._wire.call(method, name=name, **change).name
+            with self._lock:
+                self._changing[spec.key] = replace(asked, operation=operation)
+        with self._lock:
+            self._asked[spec.key] = asked  # what is new has to be usable, too
+            self._usable.discard(spec.key)
+
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
         try:
             self._wire.call(
                 "delete_node_pool" if key.parent else "delete_cluster",
-                name=self._name(key),
+                name=self._places.name(key),
             )
         except NotThere:
             self._forget(key)
@@ -191,7 +212,7 @@ class GKECloud:
             NotThere: If there is none of that name.
             Refused: If there are several.
         """
-        return self._name(Key(Kind.CLUSTER, name)).split("/")[3]
+        return self._places.name(Key(Kind.CLUSTER, name)).split("/")[3]
 
     def endpoint(self, name: str) -> Endpoint:
         """Say how to reach the Kubernetes of a cluster.
@@ -199,7 +220,7 @@ class GKECloud:
         Raises:
             NotThere: If there is no such cluster, or it has none yet.
         """
-        for cluster in self._choose(
+        for cluster in self._places.choose(
             Key(Kind.CLUSTER, name), self._list_clusters()
         ):
             if cluster.endpoint:
@@ -218,65 +239,11 @@ class GKECloud:
             "create_node_pool", parent=parent, node_pool=message
         )
 
-    def _find_parent(self, spec: Cluster | NodePool) -> str:
-        """Give where to create something; refuse names taken elsewhere."""
-        if isinstance(spec, NodePool):
-            return self._name(Key(Kind.CLUSTER, spec.cluster))
-        if not spec.zones:
-            raise InvalidSpec(
-                f"zones=() of {spec.key}: give zones or regions, the best "
-                "first"
-            )
-        place = spec.zones[0]
-        for each in self._list_clusters():
-            if each.name == spec.name and each.location != place:
-                raise Refused(
-                    f"{spec.key} is in {each.location}, and not in {place}: "
-                    "give another name, or its own zone"
-                )
-        with self._lock:
-            self._places[spec.key] = place
-        return f"projects/{self.project}/locations/{place}"
-
-    def _name(self, key: Key) -> str:
-        """Give Google's name of what is there, or was asked for.
-
-        Raises:
-            NotThere: If there is no such cluster.
-            Refused: If there are several.
-        """
-        owner = key.parent or key
-        with self._lock:
-            place = self._places.get(owner)
-        if place is None:
-            found = list(self._choose(owner, self._list_clusters()))
-            if not found:
-                raise NotThere(f"there is no {owner}")
-            if len(found) > 1:
-                where = " and ".join(each.location for each in found)
-                raise Refused(
-                    f"there is a {owner} in {where}: nobody knows which is "
-                    "meant; delete one with `gcloud container clusters delete`"
-                )
-            place = found[0].location
-        base = f"projects/{self.project}/locations/{place}"
-        base = f"{base}/clusters/{owner.name}"
-        return f"{base}/nodePools/{key.name}" if key.parent else base
-
-    def _choose(self, key: Key, clusters: Iterable[Any]) -> Iterator[Any]:
-        """Give those that may be meant by a name."""
-        with self._lock:
-            place = self._places.get(key)
-        for each in clusters:
-            if each.name == key.name and place in {None, each.location}:
-                yield each
-
     def _list_clusters(self) -> list[Any]:
         answer = self._wire.call(
             "list_clusters", parent=f"projects/{self.project}/locations/-"
         )
-        with self._lock:
-            places = tuple(self._places.values())
+        places = self._places.all_known()
         silent = [
             zone
             for zone in answer.missing_zones
@@ -307,10 +274,40 @@ class GKECloud:
             operations = failed.of(cluster.location, about, found.created)
             cause, reason = blame(cluster, operations, machines, where)
             found = replace(found, cause=cause, reason=reason)
-        yield found
+        yield self._see_change(found)
         for pool in pools:
             if anybodys or CREATED in pool.config.resource_labels:
-                yield self._read_pool(cluster, pool, failed)
+                found = self._read_pool(cluster, pool, failed)
+                yield self._see_change(found)
+
+    def _see_change(self, found: Observed) -> Observed:
+        """Tell what becomes of a change: GKE may not show it at once."""
+        with self._lock:
+            asked = self._changing.get(found.key)
+        if asked is None or found.state is not State.READY:
+            return found
+        operation = self._ask_operation(asked)
+        if operation is None or is_done(operation):
+            failed = operation is not None and has_failed(operation)
+            if failed:
+                cause, reason = self._blame(operation, asked)
+                state = State.BROKEN
+                return replace(found, state=state, cause=cause, reason=reason)
+            with self._lock:
+                self._changing.pop(found.key, None)
+            return found
+        return replace(found, state=State.CREATING, reason="(being changed)")
+
+    def _find_pool(self, spec: Cluster | NodePool) -> tuple[Any, Any]:
+        """Find a pool, or that of a cluster itself."""
+        is_pool = isinstance(spec, NodePool)
+        name = spec.name if is_pool else DEFAULT_POOL
+        owner = spec.key.parent or spec.key
+        for cluster in self._places.choose(owner, self._list_clusters()):
+            for pool in cluster.node_pools:
+                if pool.name == name:
+                    return cluster, pool
+        raise NotThere(f"there is no {spec.key} with a pool {name}")
 
     def _read_pool(
         self, cluster: Any, pool: Any, failed: Failures
@@ -364,26 +361,27 @@ class GKECloud:
                 if key not in known and each.operation
             ]
         for key, each in asked:
-            if owner in {None, each.stamp.owner} and (
-                found := self._ask_operation(key, each)
-            ):
-                yield found
+            if owner not in {None, each.stamp.owner}:
+                continue
+            operation = self._ask_operation(each)
+            if operation is not None and has_failed(operation):
+                cause, why = self._blame(operation, each)
+                labels = each.stamp.labels
+                yield Observed(
+                    key, State.BROKEN, labels, cause, why, each.created
+                )
 
-    def _ask_operation(self, key: Key, asked: Asked) -> Observed | None:
+    def _ask_operation(self, asked: Asked) -> Any:
         base = f"projects/{self.project}/locations/{asked.place}"
         try:
-            operation = self._wire.call(
+            return self._wire.call(
                 "get_operation", name=f"{base}/operations/{asked.operation}"
             )
         except NotThere:
             return None
-        if not has_failed(operation):
-            return None
-        cause, reason = blame(
-            None, [operation], say_machine(asked.spec), asked.zone
-        )
-        labels, created = asked.stamp.labels, asked.created
-        return Observed(key, State.BROKEN, labels, cause, reason, created)
+
+    def _blame(self, operation: Any, asked: Asked) -> tuple[Cause, str]:
+        return blame(None, [operation], say_machine(asked.spec), asked.zone)
 
     def _endpoint_of(self, cluster: Any) -> Endpoint:
         ca = base64.b64decode(cluster.master_auth.cluster_ca_certificate)
@@ -399,3 +397,11 @@ class GKECloud:
             for each in [k for k in self._asked if key in (k, k.parent)]:
                 del self._asked[each]
                 self._usable.discard(each)
+            for each in [k for k in self._changing if key in (k, k.parent)]:
+                del self._changing[each]
+
+
+def _check(spec: Spec) -> Cluster | NodePool:
+    if not isinstance(spec, Cluster | NodePool):
+        raise Refused(f"{spec!r}: GKE has google.Cluster and google.NodePool")
+    return spec

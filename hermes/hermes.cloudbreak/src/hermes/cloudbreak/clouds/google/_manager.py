@@ -45,8 +45,8 @@ class ClusterManager:
             for Application Default Credentials.
         owner: Who answers for it all; who runs this if None.
         run: What this run is called; something unique if None. Whoever has
-            the same owner and run goes on with it: of two programs that do so
-            at once, each deletes what it does not want itself.
+            the same owner and run goes on with it: what is there already is
+            changed where it can be, and the first that is left deletes all.
         lifetime: Seconds after which anybody may delete it.
         timeout: Seconds until something that is added has to be ready.
         deletion_timeout: Seconds until it has to be gone.
@@ -101,7 +101,9 @@ class ClusterManager:
             clock=clock,
             report=report,
             deletion_timeout=deletion_timeout,
+            prunes=False,
         )
+        self._deletion_timeout = deletion_timeout
         self._clusters: list[RunningCluster] = []
         self._is_closed = False
 
@@ -175,7 +177,7 @@ class ClusterManager:
     def _take_everything_down(self) -> None:
         keys = self._reconciler.keys
         try:
-            self._reconciler.take_down(keys)
+            self._reconciler.take_everything_down()
         except KeyboardInterrupt:
             _log.warning(
                 "still deleting; Ctrl-C again leaves it to `hermes-cloud reap`"
@@ -200,7 +202,11 @@ class ClusterManager:
 
     def _deployer(self, access: Access) -> Deployer:
         return Deployer(
-            access, self.stamp, clock=self._clock, report=self._report
+            access,
+            self.stamp,
+            clock=self._clock,
+            report=self._report,
+            deletion_timeout=self._deletion_timeout,
         )
 
 
@@ -297,9 +303,9 @@ class RunningCluster(_Running):
         Raises:
             StillThere: If it is not gone in time.
         """
-        deployer, self._deployer = self._deployer, None
-        if deployer is not None:
-            deployer.close()
+        if self._deployer is not None:
+            self._deployer.close()
+        self._deployer = None
 
     def delete(self) -> None:
         """Delete it and all that is in it; wait until that is gone.

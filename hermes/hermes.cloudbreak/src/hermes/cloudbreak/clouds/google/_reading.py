@@ -7,7 +7,13 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from hermes.cloudbreak.clouds.google._requests import CREATED
+from hermes.cloudbreak._settings import unrecord
+from hermes.cloudbreak.clouds.google._requests import (
+    CREATED,
+    DEFAULT_POOL,
+    SETTINGS,
+    limits_of,
+)
 from hermes.cloudbreak.clouds.google._words import explain, find_cause
 from hermes.cloudbreak.specs import Cause, Key, Kind, Observed, State
 
@@ -15,6 +21,7 @@ __all__ = (
     "began",
     "blame",
     "has_failed",
+    "is_done",
     "machine_of",
     "observed_cluster",
     "observed_pool",
@@ -42,6 +49,8 @@ def observed_cluster(cluster: Any) -> Observed:
         dict(cluster.resource_labels),
         reason=_say(cluster),
         created=_seconds(cluster.create_time),
+        settings=_settings_of_cluster(cluster),
+        where=cluster.location,
     )
 
 
@@ -59,7 +68,29 @@ def observed_pool(cluster: Any, pool: Any) -> Observed:
             if created.isdecimal()
             else _seconds(cluster.create_time)
         ),
+        settings=_settings_of_pool(pool),
+        where=pool.locations[0] if len(pool.locations) == 1 else "",
     )
+
+
+def _settings_of_cluster(cluster: Any) -> dict[str, Any]:
+    for pool in cluster.node_pools:
+        if pool.name == DEFAULT_POOL and (found := _recorded(pool)):
+            return found | {"num_nodes": pool.initial_node_count}
+    return {}
+
+
+def _settings_of_pool(pool: Any) -> dict[str, Any]:
+    if not (found := _recorded(pool)):
+        return {}
+    found |= limits_of(pool)
+    if not pool.autoscaling.enabled:
+        found["num_nodes"] = pool.initial_node_count
+    return found
+
+
+def _recorded(pool: Any) -> dict[str, Any]:
+    return unrecord(pool.config.metadata.get(SETTINGS, ""))
 
 
 def began(operation: Any) -> float:
@@ -67,9 +98,14 @@ def began(operation: Any) -> float:
     return _seconds(operation.start_time)
 
 
+def is_done(operation: Any) -> bool:
+    """Whether an operation has ended."""
+    return bool(operation.status.name == "DONE")
+
+
 def has_failed(operation: Any) -> bool:
     """Whether an operation has ended with an error."""
-    return operation.status.name == "DONE" and bool(_words_of(operation))
+    return is_done(operation) and bool(_words_of(operation))
 
 
 def blame(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from hermes.cloudbreak._settings import record
 from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool, is_zone
 from hermes.cloudbreak.labels import Stamp
 
-__all__ = ("CREATED", "cluster_message", "pool_message")
+__all__ = (
+    "cluster_message",
+    "limits_of",
+    "pool_changes",
+    "pool_message",
+)
 
 # A pool says nowhere when it was created, and what labels of its cluster it
 # shows is not for us to know: this one makes a pool one of ours.
 CREATED = "hermes-created"
+# What was asked for, in the metadata of a pool's machines: labels are short.
+SETTINGS = "hermes-settings"
 # What GKE calls the pool of a cluster that has no other.
 DEFAULT_POOL = "default-pool"
 
@@ -28,9 +37,7 @@ def cluster_message(spec: Cluster, stamp: Stamp, project: str) -> Any:
     pool = {
         "name": DEFAULT_POOL,
         "initial_node_count": spec.num_nodes,
-        "config": _machine(
-            spec.machine_type, spec.disk_gb, spec.service_account
-        ),
+        "config": _machine(spec),
     }
     message: dict[str, Any] = {
         "name": spec.name,
@@ -55,7 +62,7 @@ def cluster_message(spec: Cluster, stamp: Stamp, project: str) -> Any:
 
 def pool_message(spec: NodePool, stamp: Stamp, created: float) -> Any:
     """Describe a node pool, in the first of its zones."""
-    config = _machine(spec.machine_type, spec.disk_gb, spec.service_account)
+    config = _machine(spec)
     config["labels"] = stamp.labels
     config["resource_labels"] = {**stamp.labels, CREATED: str(int(created))}
     config["spot"] = spec.spot
@@ -74,24 +81,62 @@ def pool_message(spec: NodePool, stamp: Stamp, created: float) -> Any:
         "locations": [z for z in spec.zones[:1] if is_zone(z)],
     }
     if spec.is_autoscaled:
-        message["autoscaling"] = {
-            "enabled": True,
-            "min_node_count": spec.min_nodes,
-            "max_node_count": spec.max_nodes,
-        }
+        message["autoscaling"] = _scaling(spec)
     return message
 
 
-def _machine(
-    machine_type: str, disk_gb: int, service_account: str
-) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "machine_type": machine_type,
-        "disk_size_gb": disk_gb,
-        "oauth_scopes": list(_SCOPES),
+def pool_changes(
+    spec: Cluster | NodePool, pool: Any
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Tell by which calls a pool becomes what is wanted.
+
+    Args:
+        spec: What is wanted: of a pool, or of a cluster's own one.
+        pool: What GKE has.
+
+    Yields:
+        A method of GKE's client, and what it is told but for the name.
+    """
+    if isinstance(spec, NodePool):
+        limits = {"min_nodes": spec.min_nodes, "max_nodes": spec.max_nodes}
+        if limits != limits_of(pool):
+            change = _scaling(spec) if spec.is_autoscaled else {}
+            yield "set_node_pool_autoscaling", {"autoscaling": change}
+        if spec.is_autoscaled:
+            return
+    if pool.initial_node_count != spec.num_nodes:
+        yield "set_node_pool_size", {"node_count": spec.num_nodes}
+
+
+def limits_of(pool: Any) -> dict[str, int | None]:
+    """Tell within which limits GKE scales a pool."""
+    scaling = pool.autoscaling
+    return {
+        "min_nodes": scaling.min_node_count if scaling.enabled else None,
+        "max_nodes": scaling.max_node_count if scaling.enabled else None,
     }
-    if service_account:
-        config["service_account"] = service_account
+
+
+def _scaling(spec: NodePool) -> dict[str, Any]:
+    return {
+        "enabled": True,
+        "min_node_count": spec.min_nodes,
+        "max_node_count": spec.max_nodes,
+    }
+
+
+def _machine(spec: Cluster | NodePool) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "machine_type": spec.machine_type,
+        "disk_size_gb": spec.disk_gb,
+        "oauth_scopes": list(_SCOPES),
+        "metadata": {
+            SETTINGS: record(spec, spec.changeable),
+            "disable-legacy-endpoints": "true",  # GKE's default without any
+        },
+    }
+    if spec.service_account:
+        config["service_account"] = spec.service_account
     return config
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from hermes.cloudbreak.clouds.google._machines import check_gpus
 from hermes.cloudbreak.errors import InvalidSpec
@@ -47,6 +48,8 @@ class Cluster(ClusterSpec):
         network: Its network; the project's default one if empty.
         subnetwork: Its part of that network.
     """
+
+    changeable: ClassVar[frozenset[str]] = frozenset({"num_nodes"})
 
     machine_type: str = "e2-standard-4"
     num_nodes: int = 1
@@ -99,6 +102,10 @@ class NodePool(NodePoolSpec):
             start; never if None.
     """
 
+    changeable: ClassVar[frozenset[str]] = frozenset(
+        {"max_nodes", "min_nodes", "num_nodes"}
+    )
+
     machine_type: str = "e2-standard-4"
     min_nodes: int | None = None
     max_nodes: int | None = None
@@ -125,6 +132,14 @@ class NodePool(NodePoolSpec):
                 f"max_run_seconds={self.max_run_seconds!r} of {self.name}: "
                 "give at least 30, or None"
             )
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it is like, as plain data."""
+        found = dict(super().settings)
+        if self.is_autoscaled:
+            del found["num_nodes"]  # GKE decides
+        return found
 
     @property
     def is_autoscaled(self) -> bool:
