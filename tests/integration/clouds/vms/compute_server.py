@@ -9,6 +9,7 @@ no schema knows is written out here.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -264,6 +265,21 @@ class Compute:
             instance.gone_at = self.today() + self.stop_seconds
         return self._operate(places, "delete", [], instance.name)
 
+    def _instances_setLabels(self, places, query, body):
+        instance = self._get(places)
+        if body.get("labelFingerprint") != self._print(instance):
+            raise Refusal(412, "conditionNotMet", "Labels fingerprint either")
+        instance.properties = {
+            **instance.properties,
+            "labels": body["labels"],
+        }
+        return self._operate(places, "setLabels", [], instance.name)
+
+    def _print(self, instance: Instance) -> str:
+        """Fingerprint the labels of a machine."""
+        labels = sorted(instance.properties.get("labels", {}).items())
+        return base64.b64encode(repr(labels).encode()).decode()
+
     def _instances_get(self, places, query, body):
         return self._describe(self._get(places))
 
@@ -424,6 +440,7 @@ class Compute:
             "status": self._status(each),
             "creationTimestamp": stamp(each.created),
             "labels": each.properties.get("labels", {}),
+            "labelFingerprint": self._print(each),
             "metadata": each.properties["metadata"],
             "scheduling": each.properties["scheduling"],
             "networkInterfaces": [interface],

@@ -62,6 +62,11 @@ def test_up_status_logs_down_and_reap(
     }
     assert run("status").count("ready") == 2
     assert "reader-003: reader-003 booted" in run("logs")
+    file.write_text(FILE.replace("num_vms = 4", "num_vms = 6"))
+    assert "num_vms 4 -> 6" in run("plan")
+    assert len(compute.names) == 5
+    assert "num_vms 4 -> 6" in run("up", "--yes")
+    assert len(compute.names) == 7
     assert "down: 2 resources" in run("down", "--yes")
     assert compute.names == []
     run("up", "--yes")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import compute_server
@@ -40,6 +41,20 @@ def lose() -> None:
 @pytest.fixture
 def stamp(fake_clock: FakeClock) -> Stamp:
     return Stamp("alice", "run", int(fake_clock.clock.today()) + 7200)
+
+
+@pytest.fixture
+def start_again(
+    reach: Callable[[], ComputeCloud], stamp: Stamp, fake_clock: FakeClock
+) -> Iterator[Callable[[], Reconciler]]:
+    """Be another program of the same run, which knows nothing."""
+    with contextlib.ExitStack() as stack:
+
+        def start() -> Reconciler:
+            cloud = stack.enter_context(reach())
+            return Reconciler(cloud, stamp, clock=fake_clock.clock)
+
+        yield start
 
 
 @pytest.fixture
@@ -533,3 +548,77 @@ def test_both_of_one_name_are_reaped_one_after_the_other(
             reap(anybodys, older_than=0, clock=fake_clock.clock)
         assert len(compute.names) < left
         left = len(compute.names)
+
+
+SMALL, LARGE = replace(SPEC, num_vms=2), replace(SPEC, num_vms=6)
+
+
+def sizes(compute: compute_server.Compute) -> set[str]:
+    found = [compute.find(name).properties for name in compute.names]
+    return {each["labels"]["hermes-size"] for each in found}
+
+
+def test_a_swarm_grows_and_shrinks_and_the_others_stay(
+    compute: compute_server.Compute,
+    start_again: Callable[[], Reconciler],
+    fake_clock: FakeClock,
+) -> None:
+    start_again().bring_up([SPEC], 600)
+    created = compute.find("swarm-000").created
+    fake_clock.advance(1000)
+    start_again().bring_up([LARGE], 600)
+    assert compute.names == [f"swarm-00{i}" for i in range(6)]
+    assert sizes(compute) == {"6"}
+    assert compute.find("swarm-000").created == created
+    # All of them end together.
+    ends = {round(compute.find(n).gone_at) for n in compute.names}
+    assert max(ends) - min(ends) <= 1
+    start_again().bring_up([SMALL], 600)
+    assert compute.names == ["swarm-000", "swarm-001"]
+    assert sizes(compute) == {"2"}
+    calls = len(compute.calls)
+    start_again().bring_up([SMALL], 600)
+    assert set(compute.calls[calls:]) == {"instances.aggregatedList"}
+
+
+def test_a_swarm_that_cannot_grow_stays_as_it_was(
+    compute: compute_server.Compute, start_again: Callable[[], Reconciler]
+) -> None:
+    start_again().bring_up([SPEC], 600)
+    compute.sold_out = {*ZONES}
+    with pytest.raises(errors.StockOut, match="stays as it was: none left"):
+        start_again().bring_up([LARGE], 600)
+    compute.sold_out, compute.quotas = set(), {"us-central1": 16}
+    with pytest.raises(errors.QuotaExceeded, match="cpus of us-central1 is"):
+        start_again().bring_up([LARGE], 600)
+    assert len(compute.names) == 3
+    start_again().bring_up([SPEC], 600)  # and nothing is wrong with it
+    with pytest.raises(errors.AlreadyThere, match="spot False -> True; cann"):
+        start_again().bring_up([replace(LARGE, spot=True)], 600)
+    with pytest.raises(errors.AlreadyThere, match="zones us-central1-a -> eu"):
+        start_again().bring_up([replace(SPEC, zones=("europe-west4-a",))], 600)
+    with pytest.raises(errors.NotThere, match="there is no VM other of run"):
+        start_again()._cloud.update(
+            replace(SPEC, name="other"), start_again()._stamp
+        )
+    assert len(compute.names) == 3
+
+
+@pytest.mark.parametrize(("spec", "later"), [(SPEC, LARGE), (LARGE, SMALL)])
+def test_a_change_that_was_cut_off_anywhere_is_done_by_the_next_program(
+    compute: compute_server.Compute,
+    start_again: Callable[[], Reconciler],
+    spec: VMDescription,
+    later: VMDescription,
+) -> None:
+    start_again().bring_up([spec], 600)
+    for number in range(2, 100):
+        compute.faults = {len(compute.calls) + number: (403, "forbidden")}
+        try:
+            start_again().bring_up([later], 600)
+        except errors.Refused:
+            continue
+        break
+    assert number > 4
+    assert len(compute.names) == later.num_vms
+    assert sizes(compute) == {str(later.num_vms)}

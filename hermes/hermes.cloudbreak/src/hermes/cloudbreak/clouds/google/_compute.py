@@ -124,6 +124,31 @@ class ComputeAPI:
         except NotThere as error:  # such as a zone that there is not
             raise Refused(str(error)) from error
 
+    def set_labels(
+        self, instance: Mapping[str, Any], labels: Mapping[str, str]
+    ) -> None:
+        """Ask for a machine to have labels, and no others.
+
+        Args:
+            instance: The machine, as it was listed.
+            labels: What it has to have.
+
+        Raises:
+            NotThere: If there is none.
+            CloudUnavailable: Also if they were changed since it was listed.
+        """
+        self._call(
+            self._instances.setLabels(
+                project=self._project,
+                zone=str(instance["zone"]).rpartition("/")[2],
+                instance=instance["name"],
+                body={
+                    "labels": dict(labels),
+                    "labelFingerprint": instance.get("labelFingerprint", ""),
+                },
+            )
+        )
+
     def delete_instance(self, zone: str, name: str) -> None:
         """Ask for the end of a machine.
 
@@ -256,7 +281,8 @@ def _translate(error: HttpError) -> CloudError:
     text = f"Compute Engine answers {status}: {said}"
     if reasons & _NONE_LEFT:
         return StockOut(text)
-    if status == 429 or status >= 500 or reasons & _RATE:
+    # 412: somebody has changed it since we looked.
+    if status in {412, 429} or status >= 500 or reasons & _RATE:
         return CloudUnavailable(text)
     if "quotaExceeded" in reasons:
         return QuotaExceeded(text)

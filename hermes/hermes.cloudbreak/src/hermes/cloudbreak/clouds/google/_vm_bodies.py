@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from hermes.cloudbreak._settings import record, unrecord
 from hermes.cloudbreak.clouds.google._startup import metadata
 from hermes.cloudbreak.clouds.google._vm_specs import VMDescription
 from hermes.cloudbreak.clouds.google._words import explain
@@ -25,6 +26,8 @@ __all__ = (
 )
 
 SWARM, SIZE, CREATED = "hermes-swarm", "hermes-size", "hermes-created"
+# What was asked for, in the metadata of each machine: labels are short.
+SETTINGS = "hermes-settings"
 
 # What Google accepts as the longest run of a machine [s].
 _SHORTEST_RUN, _LONGEST_RUN = 30, 120 * 86400
@@ -55,18 +58,29 @@ def labels_of(
 
 
 def bulk_body(
-    spec: VMDescription, stamp: Stamp, labels: Mapping[str, str], today: float
+    spec: VMDescription,
+    stamp: Stamp,
+    labels: Mapping[str, str],
+    today: float,
+    names: Collection[str] = (),
 ) -> dict[str, Any]:
     """Give the request that creates a swarm: all of it, or nothing.
 
     Each name is given. By a pattern, Google would number on from what is
     there, and a request that is sent again would create the swarm again.
+
+    Args:
+        spec: What each machine is like.
+        stamp: Until when it may be there.
+        labels: Its labels.
+        today: The time, in seconds since 1970.
+        names: Which machines, if not all.
     """
-    number = str(spec.num_vms)
+    names = names or spec.vm_names
     return {
-        "count": number,
-        "minCount": number,
-        "perInstanceProperties": {name: {} for name in spec.vm_names},
+        "count": str(len(names)),
+        "minCount": str(len(names)),
+        "perInstanceProperties": {name: {} for name in names},
         "instanceProperties": {
             "machineType": spec.machine_type,
             "labels": dict(labels),
@@ -101,17 +115,41 @@ def look(
         instances: Its machines, one at least.
         is_coming: Whether those that lack are being created.
     """
-    instances = list(instances)
+    instances = sorted(instances, key=lambda each: str(each["name"]))
     labels = dict(instances[0].get("labels", {}))
-    state, reason = _judge(labels, instances, is_coming)
+    size = int(labels.get(SIZE) or len(instances))
+    extra = [each for each in instances if _index_of(each) >= size]
+    state, reason = _judge(size, instances, extra, is_coming)
     created = labels.get(CREATED, "")
+    alive = [each for each in extra if each["status"] not in _ENDING]
     return Observed(
         key,
         state,
         labels,
         reason=reason,
         created=float(created) if created.isdigit() else 0.0,
+        settings=_settings_of(instances[0], size, len(alive)),
+        where=zone_of(instances[0]),
     )
+
+
+def _settings_of(
+    first: Mapping[str, Any], size: int, num_extra: int
+) -> dict[str, Any]:
+    """Read what a swarm is like; how large is said by its first machine."""
+    items = first.get("metadata", {}).get("items", ())
+    found = unrecord(
+        next((e["value"] for e in items if e["key"] == SETTINGS), "")
+    )
+    if not found:
+        return {}
+    # A change that was cut off: it is no size that could be wanted.
+    more = f"{size} and {num_extra} more"
+    return found | {"num_vms": more if num_extra else size}
+
+
+def _index_of(instance: Mapping[str, Any]) -> int:
+    return int(str(instance["name"]).rpartition("-")[2])
 
 
 def why_failed(
@@ -147,14 +185,16 @@ def _explain_quota(errors: Iterable[Mapping[str, Any]], said: str) -> str:
 
 
 def _judge(
-    labels: Mapping[str, str],
+    size: int,
     instances: list[Mapping[str, Any]],
+    extra: list[Mapping[str, Any]],
     is_coming: bool,
 ) -> tuple[State, str]:
-    found = [each["status"] for each in instances]
-    if all(status in _ENDING for status in found):
+    if all(each["status"] in _ENDING for each in instances):
         return State.DELETING, ""
-    size = int(labels.get(SIZE) or len(found))
+    if extra and not is_coming:
+        return State.CREATING, f"({len(extra)} have to go)"
+    found = [each["status"] for each in instances]
     if is_coming or any(status in _STARTING for status in found):
         num_running = found.count("RUNNING")
         return State.CREATING, f"({num_running} of {size} are running)"
@@ -195,7 +235,11 @@ def _interface(spec: VMDescription) -> dict[str, Any]:
 
 
 def _items(spec: VMDescription) -> list[dict[str, str]]:
-    items = {**spec.metadata, **metadata(spec.startup_script)}
+    items = {
+        **spec.metadata,
+        **metadata(spec.startup_script),
+        SETTINGS: record(spec, spec.changeable),
+    }
     return [{"key": key, "value": items[key]} for key in sorted(items)]
 
 

@@ -1,4 +1,4 @@
-"""The cloud of swarms: Compute Engine as four verbs."""
+"""The cloud of swarms: Compute Engine as a `Cloud`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -15,6 +15,7 @@ from hermes.cloudbreak.clouds.google._compute import ComputeAPI
 from hermes.cloudbreak.clouds.google._credentials import Credentials
 from hermes.cloudbreak.clouds.google._vm_bodies import (
     CREATED,
+    SIZE,
     SWARM,
     bulk_body,
     labels_of,
@@ -27,10 +28,13 @@ from hermes.cloudbreak.clouds.google._vm_bodies import (
 from hermes.cloudbreak.clouds.google._vm_specs import VMDescription
 from hermes.cloudbreak.errors import (
     AlreadyThere,
+    CloudError,
     CloudUnavailable,
     InvalidSpec,
     NotThere,
+    QuotaExceeded,
     Refused,
+    StockOut,
 )
 from hermes.cloudbreak.labels import OWNER, RUN, Stamp
 from hermes.cloudbreak.specs import Cause, Key, Kind, Observed, Spec, State
@@ -42,6 +46,11 @@ _log = logging.getLogger(__name__)
 
 _AT_ONCE = 16  # machines that are deleted at the same time
 _ENDING = {"DEPROVISIONING", "PENDING_STOP", "STOPPING"}
+_ERRORS: Mapping[Cause, type[CloudError]] = {
+    Cause.OTHER: Refused,
+    Cause.QUOTA: QuotaExceeded,
+    Cause.STOCK_OUT: StockOut,
+}
 
 
 # Owner and run.
@@ -188,8 +197,7 @@ class ComputeCloud:
 
     def create(self, spec: Spec, stamp: Stamp) -> None:
         """See `Cloud.create`."""
-        if not isinstance(spec, VMDescription):
-            raise Refused(f"{spec.key}: this is a cloud of virtual machines")
+        spec = _check(spec)
         key = replace(spec.key, whose=(stamp.owner, stamp.run))
         # Names are unique in a zone only; and an order is no machine yet.
         found = self.find(key)
@@ -200,6 +208,74 @@ class ComputeCloud:
         today, zone = self._clock.today(), spec.zones[0]
         labels = labels_of(spec, stamp, today)
         body = bulk_body(spec, stamp, labels, today)
+        self._insert(spec, zone, labels, body)
+
+    def update(self, spec: Spec, stamp: Stamp) -> None:
+        """See `Cloud.update`: machines come and go, the others stay.
+
+        They belong together: those that come have the deadline of the others.
+        """
+        spec, whose = _check(spec), (stamp.owner, stamp.run)
+        key = replace(spec.key, whose=whose)
+        order = _of(whose, self._look_at_orders().get(key))
+        if order is not None:
+            self._refuse(key, order)
+            raise CloudUnavailable(f"{key} is being changed")
+        self._ours[key] = whose
+        instances = self.instances(key)
+        if not instances:
+            raise NotThere(f"there is no {key} of run {stamp.run}")
+        labels = {**instances[0]["labels"], SIZE: str(spec.num_vms)}
+        there = {each["name"] for each in instances}
+        if missing := [n for n in spec.vm_names if n not in there]:
+            had, zone = Stamp.read(labels) or stamp, zone_of(instances[0])
+            today = self._clock.today()
+            body = bulk_body(spec, had, labels, today, missing)
+            self._insert(spec, zone, labels, body)
+            # All of them or none: until they are there, nothing else changes.
+            raise CloudUnavailable(f"{len(missing)} machines of {key} to come")
+        self._settle_size(spec, instances, labels)
+
+    def _refuse(self, key: Key, order: _Order) -> None:
+        """Raise why machines could not be added, once."""
+        if order.failure is None:
+            return
+        with self._lock:
+            self._orders.pop(key, None)
+        cause, reason = order.failure
+        raise _ERRORS[cause](f"{key} stays as it was: {reason}")
+
+    def _settle_size(
+        self,
+        spec: VMDescription,
+        instances: list[dict[str, Any]],
+        labels: Mapping[str, str],
+    ) -> None:
+        """Have no more machines than wanted, and all of them say so."""
+        names = set(spec.vm_names)
+        self._on_each(
+            [
+                each
+                for each in instances
+                if each["name"] not in names and each["status"] not in _ENDING
+            ],
+            self._end,
+        )
+        first, *others = [each for each in instances if each["name"] in names]
+        self._on_each(
+            [each for each in others if each["labels"] != labels],
+            lambda each: self._api.set_labels(each, labels),
+        )
+        # Last, because it is the one that is asked.
+        self._api.set_labels(first, labels)
+
+    def _insert(
+        self,
+        spec: VMDescription,
+        zone: str,
+        labels: Mapping[str, str],
+        body: Mapping[str, Any],
+    ) -> None:
         # The same again where no answer came: Google then does it once.
         with self._lock:
             request_id = self._request_ids.setdefault(
@@ -224,8 +300,15 @@ class ComputeCloud:
         if not instances and order is None:
             raise NotThere(f"{key} does not exist")
         doomed = [i for i in instances if i["status"] not in _ENDING]
-        with ThreadPoolExecutor(_AT_ONCE, "hermes-delete") as pool:
-            for future in [pool.submit(self._end, each) for each in doomed]:
+        self._on_each(doomed, self._end)
+
+    def _on_each(
+        self,
+        instances: Iterable[dict[str, Any]],
+        work: Callable[[dict[str, Any]], None],
+    ) -> None:
+        with ThreadPoolExecutor(_AT_ONCE, "hermes-vms") as pool:
+            for future in [pool.submit(work, each) for each in instances]:
                 future.result()
 
     def _forget(self, key: Key) -> _Order | None:
@@ -298,6 +381,12 @@ class ComputeCloud:
             return order
         failure = why_failed(found, order.spec, order.zone)
         return replace(order, failure=failure) if failure else None
+
+
+def _check(spec: Spec) -> VMDescription:
+    if not isinstance(spec, VMDescription):
+        raise Refused(f"{spec.key}: this is a cloud of virtual machines")
+    return spec
 
 
 def _by_run(

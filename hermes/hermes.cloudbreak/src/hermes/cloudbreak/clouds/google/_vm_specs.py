@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hermes.cloudbreak.clouds.google._machines import check_gpus
 from hermes.cloudbreak.clouds.google._specs import is_zone
@@ -46,6 +47,8 @@ class VMDescription(VMSpec):
         max_run_seconds: When Google itself deletes each, counted from its
             start. The deadline of who asks for them holds, too.
     """
+
+    changeable: ClassVar[frozenset[str]] = frozenset({"num_vms"})
 
     machine_type: str = "e2-standard-4"
     num_vms: int = 1
