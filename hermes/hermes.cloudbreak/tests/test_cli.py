@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hermes.cloudbreak import _commands
 from hermes.cloudbreak._planfile import read_plan
 from hermes.cloudbreak._together import Together
-from hermes.cloudbreak.clouds.google._manager import Accesses
+from hermes.cloudbreak.clouds.google._accesses import Accesses
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Cause, Key, Kind, VMSpec

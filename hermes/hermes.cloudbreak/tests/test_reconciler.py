@@ -615,3 +615,30 @@ def test_what_is_not_asked_for_yet_stays_until_everything_goes(
     again.bring_up([VMSpec("vm")], HOUR)
     again.take_everything_down()
     assert site.cloud.resources == ()
+
+
+def test_who_may_not_delete_is_told_so_after_a_minute(site: Site) -> None:
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    calls, begun = len(site.cloud.calls), site.time.clock.now()
+    refusal = Refused("403: no right to vms.delete")
+    site.cloud.faults = dict.fromkeys(
+        range(calls + 2, calls + 500, 2), Fault(refusal)
+    )
+    with pytest.raises(StillThere, match=r"VM vm .ready; 403: no right"):
+        site.program.take_down([VMSpec("vm").key], HOUR)
+    assert site.time.clock.now() - begun < 120
+    # It is told at once, not at the end only.
+    assert site.told[-1] == {VMSpec("vm").key: f"ready; {refusal}"}
+    site.cloud.faults.clear()
+    site.program.take_down([VMSpec("vm").key], HOUR)
+    assert site.cloud.resources == ()
+
+
+def test_who_may_not_look_is_told_so_after_a_minute(site: Site) -> None:
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    again, begun = site.start(), site.time.clock.now()
+    refusal = Fault(Refused("403: no right to vms.list"))
+    site.cloud.faults = dict.fromkeys(range(1, 500), refusal)
+    with pytest.raises(StillThere, match="perhaps there; 403: no right to v"):
+        again.take_down([VMSpec("vm").key], HOUR)
+    assert site.time.clock.now() - begun < 120

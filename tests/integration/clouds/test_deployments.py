@@ -17,8 +17,16 @@ import pytest
 import yaml
 
 from hermes.cloudbreak import manifests
-from hermes.cloudbreak._access import POD, SERVICE, STATEFUL_SET, Type
+from hermes.cloudbreak._access import (
+    POD,
+    SERVICE,
+    STATEFUL_SET,
+    Access,
+    Type,
+)
 from hermes.cloudbreak._deployments import Deployments
+from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.clouds.google._manager import RunningCluster
 from hermes.cloudbreak.clouds.kubeconfig import Cluster
 from hermes.cloudbreak.deployment import SecretValue, TritonSpec
 from hermes.cloudbreak.errors import (
@@ -28,11 +36,13 @@ from hermes.cloudbreak.errors import (
     InvalidSpec,
     Refused,
     ResourceFailed,
+    StillThere,
     WaitTimeout,
 )
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reaping import reap
 from hermes.cloudbreak.testing import CloudSuite
+from hermes.cloudbreak.triton import Deployer
 from hermes.cloudbreak.waiting import Clock
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("at_home")]
@@ -388,7 +398,7 @@ def test_what_is_there_already_is_used_and_left(
             other.deploy_triton(BUCKET)
         with other.deploy_triton(BUCKET, exists_ok=True, ready=is_ready):
             pass
-        with pytest.raises(AlreadyThere, match="replicas=1, not 2"):
+        with pytest.raises(AlreadyThere, match="replicas 1 -> 2"):
             other.deploy_triton(BUCKET, replicas=2, exists_ok=True)
     assert left(access) == found
 
@@ -666,6 +676,34 @@ def give_addresses(access) -> None:
             change = {"loadBalancer": {"ingress": [{"ip": "10.1.0.1"}]}}
             with contextlib.suppress(CloudbreakError):
                 access.patch(SERVICE, name, {"status": change}, part="status")
+
+
+def test_what_is_not_deleted_in_time_can_be_deleted_again(
+    proxy, namespace, access
+) -> None:
+    deployer = Deployer(
+        Access.from_kubeconfig(proxy.kubeconfig, namespace=namespace),
+        Stamp("me", "night", 2**31),
+        clock=CLOCK,
+        deletion_timeout=0.5,
+    )
+    deployer.deploy_triton(BUCKET, gpus=0, ready=is_ready)
+    cluster = RunningCluster(None, google.Cluster("main"))
+    cluster._deployer = deployer
+    forward = proxy.forward
+
+    def stay(request, body):
+        if request.command == "DELETE":
+            return 503, '{"message": "a fault"}'
+        return forward(request, body)
+
+    proxy.forward = stay
+    with pytest.raises(StillThere, match=r"deployment triton .*503 a fault"):
+        cluster.undeploy()
+    proxy.forward = forward
+    deployer._reconciler._deletion_timeout = 60
+    cluster.undeploy()
+    assert left(access) == []
 
 
 def balancers(access) -> set[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
+import json
 import threading
 from pathlib import Path
 
@@ -198,3 +200,27 @@ def test_a_kubeconfig_that_is_not_there_is_refused(control_plane) -> None:
         Access.from_kubeconfig()
     with pytest.raises(InvalidSpec, match=r"context='x' is not in .*\['t'\]"):
         Access.from_kubeconfig(control_plane.kubeconfig, "x")
+
+
+def test_a_program_may_give_the_credentials_and_the_context_be_named(
+    control_plane, namespace, tmp_path
+) -> None:
+    found = yaml.safe_load(control_plane.kubeconfig.read_text())
+    del found["current-context"]
+    status = {"status": {"token": control_plane.token}}
+    (tmp_path / "answer").write_text(json.dumps(status))
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1"}
+    plugin |= {"command": "cat", "args": ["answer"]}
+    found["users"][0]["user"] = {"exec": plugin}
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump(found))
+    with pytest.raises(InvalidSpec, match=r"has no current-context: give co"):
+        Access.from_kubeconfig(path)
+    name = found["contexts"][0]["name"]
+    access = Access.from_kubeconfig(path, name, namespace)
+    with contextlib.closing(access):
+        assert access.list(POD) == []
+    plugin["command"] = "false"
+    path.write_text(yaml.safe_dump(found))
+    with pytest.raises(Refused, match="'false' of the kubeconfig ended with"):
+        Access.from_kubeconfig(path, name)

@@ -25,6 +25,11 @@ from gke import Server
 ZONE = "us-central1-a"
 
 
+def no_balancers(_endpoint: object) -> list[str]:
+    """These clusters are nowhere, and nothing is in them."""
+    return []
+
+
 @pytest.fixture
 def clock() -> Clock:
     return FakeClock().clock
@@ -45,7 +50,10 @@ def server(project: Project) -> Iterator[Server]:
 @pytest.fixture
 def cloud(server: Server, clock: Clock) -> Iterator[google.GKECloud]:
     with google.GKECloud(
-        "test-project", transport=server.transport(), today=clock.today
+        "test-project",
+        transport=server.transport(),
+        today=clock.today,
+        balancers=no_balancers,
     ) as made:
         yield made
 
@@ -57,7 +65,7 @@ def manage(
     """Make managers."""
 
     def make(zone: str = ZONE, **options) -> google.ClusterManager:
-        return google.ClusterManager(
+        made = google.ClusterManager(
             zone,
             "test-project",
             owner="me",
@@ -65,6 +73,8 @@ def manage(
             transport=server.transport(),
             **options,
         )
+        made._cloud._emptying._remove = no_balancers
+        return made
 
     return make
 

@@ -85,7 +85,10 @@ def time_is_up(clock: Clock, stamp: Stamp) -> None:
 
 def cloud_of(server: Server, clock: Clock) -> google.GKECloud:
     return google.GKECloud(
-        "test-project", transport=server.transport(), today=clock.today
+        "test-project",
+        transport=server.transport(),
+        today=clock.today,
+        balancers=lambda _: [],
     )
 
 
@@ -132,7 +135,7 @@ def test_what_cannot_be_deleted_is_named(server, project, manage) -> None:
     manager = manage(deletion_timeout=600)
     manager.add(google.Cluster("main"))
     server.faults["DeleteCluster"] = Fault("PERMISSION_DENIED", text="locked")
-    with pytest.raises(StillThere, match=r"cluster main \(ready\); locked"):
+    with pytest.raises(StillThere, match=r"cluster main \(ready; locked\)"):
         manager._reconciler.take_down([Key(Kind.CLUSTER, "main")])
     server.faults.clear()
     manager.close()

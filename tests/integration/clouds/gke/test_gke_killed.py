@@ -81,7 +81,9 @@ def test_killed_at_every_call_nothing_is_left(
             server.faults.clear()
             found.add(len(project.resources))
             with google.GKECloud(
-                "test-project", transport=server.transport()
+                "test-project",
+                transport=server.transport(),
+                balancers=lambda _: [],
             ) as cloud:
                 assert reap(cloud, dry_run=True) == []
                 reap(cloud, clock=LATER)

@@ -177,6 +177,52 @@ def test_pools_created_at_once_wait_for_one_another(
     assert project.resources == []
 
 
+def test_load_balancers_go_before_their_cluster(
+    server, project, manager
+) -> None:
+    """They are no part of it, and would outlive it."""
+    left = ["default/web", "default/api"]
+    asked: list[str] = []
+
+    def remove(endpoint) -> list[str]:
+        assert project.resources  # while it is there
+        asked.append(endpoint.server)
+        return left[: max(0, 3 - len(asked))]
+
+    manager._cloud._emptying._remove = remove
+    told: list[str] = []
+    manager._reconciler._report = lambda w: told.extend(w.values())
+    with manager:
+        manager.add(google.Cluster("main"))
+    assert project.resources == []
+    assert len(asked) == 3
+    assert any(
+        "balancers go first: default/web, default/api" in t for t in told
+    )
+    assert server.calls.count("DeleteCluster") == 1
+
+
+@pytest.mark.parametrize("seconds", [600, 120])
+def test_load_balancers_that_stay_keep_their_cluster_for_a_while_only(
+    seconds, project, clock, manager, caplog
+) -> None:
+    """Machines cost more."""
+
+    def remove(_endpoint) -> list[str]:
+        if seconds == 120:
+            raise CloudUnavailable("no answer")
+        return ["default/web"]
+
+    manager._cloud._emptying._remove = remove
+    manager.add(google.Cluster("main"))
+    begun = clock.now()
+    manager.close()
+    assert seconds <= clock.now() - begun < seconds + 200
+    assert project.resources == []
+    assert "is deleted all the same" in caplog.text
+    assert "forwarding-rules list" in caplog.text
+
+
 def be_killed(manager: google.ClusterManager) -> None:
     """Leave what there is, as a program does that is killed."""
     manager._cloud.close()

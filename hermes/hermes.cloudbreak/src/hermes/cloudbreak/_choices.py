@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
-from hermes.cloudbreak.errors import AlreadyThere, ResourceFailed
+from hermes.cloudbreak.errors import AlreadyThere, Refused, ResourceFailed
 from hermes.cloudbreak.reconcile import Action, Delete, Fail, Update
 from hermes.cloudbreak.specs import Key
 
-__all__ = ("deletes", "refuse_failures")
+__all__ = ("are_final", "deletes", "refuse_failures", "with_trouble")
 
 
 def deletes(actions: list[Action]) -> list[Action]:
@@ -39,3 +39,24 @@ def refuse_failures(
         for each in actions
         if not isinstance(each, Update) or each.spec.key in keys
     ]
+
+
+def are_final(trouble: Collection[Exception]) -> bool:
+    """Tell whether a cloud has only refused: it will do so again."""
+    return bool(trouble) and all(isinstance(e, Refused) for e in trouble)
+
+
+def with_trouble(
+    left: Mapping[Key, str], keys: Iterable[Key], trouble: list[Exception]
+) -> dict[Key, str]:
+    """Say what is waited for, and what keeps it.
+
+    Args:
+        left: What is known to be left.
+        keys: What has to go.
+        trouble: What went wrong.
+    """
+    if not trouble:
+        return dict(left)
+    known = left or dict.fromkeys(keys, "perhaps there")
+    return {key: f"{state}; {trouble[0]}" for key, state in known.items()}

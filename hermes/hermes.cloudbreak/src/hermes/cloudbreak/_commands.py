@@ -110,7 +110,7 @@ def make_clouds(plan: Plan) -> dict[Kind, Cloud]:
 
 def _make_google(settings: Mapping[str, str]) -> dict[Kind, Cloud]:
     from hermes.cloudbreak.clouds import google  # noqa: PLC0415
-    from hermes.cloudbreak.clouds.google._manager import (  # noqa: PLC0415
+    from hermes.cloudbreak.clouds.google._accesses import (  # noqa: PLC0415
         Accesses,
     )
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 from urllib.parse import urlencode, urlsplit
 
 from hermes.cloudbreak._answers import Answer, Manifest, translate
+from hermes.cloudbreak._plugins import run_plugin
 from hermes.cloudbreak.errors import CloudUnavailable, InvalidSpec, Refused
 
 try:
@@ -28,6 +29,7 @@ try:
     from kubernetes import client as kubernetes_client
     from kubernetes import config as kubernetes_config
     from kubernetes.client import models
+    from kubernetes.config.kube_config import KubeConfigMerger
 except ImportError as error:
     raise ImportError(
         "Kubernetes clusters need the extra `kubernetes` of "
@@ -268,22 +270,40 @@ class _MemoryFile:
             file.write(content)
 
 
-def _find_namespace(path: str, context: str | None) -> str:
+def _read(path: str, context: str | None) -> tuple[Any, Any]:
+    """Read a file, or several; give all of it, and the context."""
     try:
-        listed = kubernetes_config.list_kube_config_contexts(path)  # type: ignore[no-untyped-call]
-        all_, current = listed
-    except (kubernetes_config.ConfigException, OSError) as error:
+        merged = KubeConfigMerger(path).config  # type: ignore[no-untyped-call]
+    except (kubernetes_config.ConfigException, OSError, TypeError) as error:
+        raise _no_file(path, error) from error
+    if merged is None:
+        raise _no_file(path, "there is no such file")
+    named = {
+        each.value["name"]: each.value for each in merged["contexts"].value
+    }
+    wanted = context or merged.value.get("current-context")
+    if not wanted:
         raise InvalidSpec(
-            f"kubeconfig={path!r}: {error}. Give the path of a file that "
-            "`kubectl` can use, or set KUBECONFIG"
-        ) from error
-    named = {each["name"]: each for each in all_}
-    wanted = context or current["name"]
+            f"{path} has no current-context: give context=, one of "
+            f"{sorted(named)}"
+        )
     if wanted not in named:
         raise InvalidSpec(
-            f"context={context!r} is not in {path}; it has {sorted(named)}"
+            f"context={wanted!r} is not in {path}; it has {sorted(named)}"
         )
-    return str(named[wanted]["context"].get("namespace", "default"))
+    return merged, named[wanted]
+
+
+def _no_file(path: str, why: object) -> InvalidSpec:
+    return InvalidSpec(
+        f"kubeconfig={path!r}: {why}. Give the path of a file that `kubectl` "
+        "can use, or set KUBECONFIG"
+    )
+
+
+def _find_namespace(path: str, context: str | None) -> str:
+    _, found = _read(path, context)
+    return str(found["context"].get("namespace", "default"))
 
 
 def _load(
@@ -291,10 +311,12 @@ def _load(
 ) -> kubernetes_client.Configuration:
     """Read a file; what the loader writes to a disk does not stay there."""
     found = kubernetes_client.Configuration()
+    merged, chosen = _read(path, context)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call]
-                path, context, found, False, folder
+            _run_plugin(merged, chosen["context"])
+            kubernetes_config.load_kube_config_from_dict(  # type: ignore[no-untyped-call]
+                merged, chosen["name"], found, False, folder
             )
         except kubernetes_config.ConfigException as error:
             raise InvalidSpec(f"kubeconfig={path!r}: {error}") from error
@@ -306,6 +328,18 @@ def _load(
     # Its own refreshing would read the files again: we load all of it again.
     found.refresh_api_key_hook = None
     return found
+
+
+def _run_plugin(merged: Any, context: Mapping[str, Any]) -> None:
+    """Replace a user's plugin, where there is one, by what it gives."""
+    users, name = merged["users"], context.get("user")
+    if not name or (user := users.get_with_name(name, safe=True)) is None:
+        return
+    if not (plugin := (user.value.get("user") or {}).get("exec")):
+        return
+    cluster = merged["clusters"].get_with_name(context["cluster"])
+    folder = str(Path(user.path).absolute().parent)
+    user.value["user"] = run_plugin(plugin, folder, cluster["cluster"].value)
 
 
 def _send(

@@ -6,7 +6,12 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from hermes.cloudbreak._choices import deletes, refuse_failures
+from hermes.cloudbreak._choices import (
+    are_final,
+    deletes,
+    refuse_failures,
+    with_trouble,
+)
 from hermes.cloudbreak._hands import Hands
 from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import (
@@ -38,6 +43,9 @@ from hermes.cloudbreak.waiting import Clock, Pauses
 __all__ = ("Reconciler",)
 
 _log = logging.getLogger(__name__)
+
+# How long a cloud is asked that only refuses to delete.
+_REFUSED_SECONDS = 60.0
 
 
 class Reconciler:
@@ -179,7 +187,8 @@ class Reconciler:
                 if None.
 
         Raises:
-            StillThere: If they are not gone in time; it names them.
+            StillThere: If they are not gone in time, or the cloud only
+                refuses for a minute; it names them, and says why.
         """
         timeout = self._deletion_timeout if timeout is None else timeout
         unwanted = set(keys)
@@ -192,21 +201,7 @@ class Reconciler:
             return  # nor is anybody asked
         # An interrupted call may still be under way, with its own time limit.
         self._hands.wait(timeout)
-        deadline, pauses = self._clock.now() + timeout, Pauses()
-        while True:
-            trouble = self._step(deletes)
-            left: Mapping[Key, str] = leftovers(
-                self._plan, self._requested, self._observed, self._clock.now()
-            )
-            if not left and not trouble:
-                break
-            self._tell(left, pauses)
-            if not pauses.wait(self._clock, deadline):
-                why = f"; {trouble[0]}" if trouble else ""
-                raise StillThere(
-                    f"after {timeout:g} s still there: {_list(left)}{why}. "
-                    "Delete them by hand, or with `hermes-cloud reap`"
-                )
+        self._wait_gone(unwanted, timeout)
         for key in unwanted:
             self._requested.pop(key, None)
             self._adopted.discard(key)
@@ -220,6 +215,29 @@ class Reconciler:
         """
         self._prunes = True
         self.take_down(self._plan)
+
+    def _wait_gone(self, keys: Collection[Key], timeout: float) -> None:
+        begun, pauses = self._clock.now(), Pauses()
+        moved, before = begun, None
+        while True:
+            trouble = self._step(deletes)
+            now = self._clock.now()
+            left = leftovers(self._plan, self._requested, self._observed, now)
+            if not left and not trouble:
+                return
+            # Who is refused, and nothing moves, is not let in later either.
+            if left != before or not are_final(trouble):
+                moved, before = now, left
+            left = with_trouble(left, keys, trouble)
+            self._tell(left, pauses)
+            deadline = begun + timeout
+            if are_final(trouble):
+                deadline = min(deadline, moved + _REFUSED_SECONDS)
+            if not pauses.wait(self._clock, deadline):
+                raise StillThere(
+                    f"after {now - begun:g} s still there: {_list(left)}. "
+                    "Delete them by hand, or with `hermes-cloud reap`"
+                )
 
     def _wait_ready(self, keys: Collection[Key], timeout: float) -> None:
         deadline, pauses = self._clock.now() + timeout, Pauses()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -13,11 +12,14 @@ from typing import Any, Self
 from hermes.cloudbreak.clouds.google._asked import (
     Asked,
     Failures,
+    Memory,
     say_machine,
 )
 from hermes.cloudbreak.clouds.google._credentials import Credentials
+from hermes.cloudbreak.clouds.google._emptying import Emptying
 from hermes.cloudbreak.clouds.google._gke import Wire
 from hermes.cloudbreak.clouds.google._nodes import (
+    BalancerRemover,
     Endpoint,
     NodeLister,
     find_lack,
@@ -26,7 +28,6 @@ from hermes.cloudbreak.clouds.google._places import Places
 from hermes.cloudbreak.clouds.google._reading import (
     blame,
     has_failed,
-    is_done,
     machine_of,
     observed_cluster,
     observed_pool,
@@ -77,6 +78,8 @@ class GKECloud:
             for what the environment has.
         nodes: Lists the machines of a pool. With it, a pool of GPUs that this
             object created is ready only when its GPUs can be used.
+        balancers: Removes the load balancers in a cluster, before the cluster
+            is deleted; its Kubernetes is asked if None.
         is_alone: Whether only what this object creates matters. If not, no
             list is taken for whole while GKE cannot see into some zone.
         today: The time, in seconds since 1970.
@@ -95,6 +98,7 @@ class GKECloud:
         *,
         credentials: Any = None,
         nodes: NodeLister | None = None,
+        balancers: BalancerRemover | None = None,
         is_alone: bool = False,
         today: Callable[[], float] = time.time,
         timeout: float = 30.0,
@@ -112,10 +116,8 @@ class GKECloud:
         self._nodes = nodes
         self._is_alone = is_alone
         self._today = today
-        self._lock = threading.Lock()
-        self._asked: dict[Key, Asked] = {}
-        self._changing: dict[Key, Asked] = {}
-        self._usable: set[Key] = set()
+        self._memory = Memory(self.project, self._wire.call)
+        self._emptying = Emptying(balancers, today)
 
     def __repr__(self) -> str:
         return f"<GKECloud, project {self.project}>"
@@ -129,6 +131,7 @@ class GKECloud:
     def close(self) -> None:
         """Close the connections, also those of ``nodes``."""
         self._wire.close()
+        self._emptying.close()
         if (close := getattr(self._nodes, "close", None)) is not None:
             close()
 
@@ -144,7 +147,7 @@ class GKECloud:
         ]
         known = {each.key for each in found}
         known |= {Key(Kind.CLUSTER, each.name) for each in clusters}
-        return [*found, *self._find_vanished(known, owner)]
+        return [*found, *self._memory.find_vanished(known, owner)]
 
     def find(self, key: Key) -> Observed | None:
         """See `Cloud.find`."""
@@ -162,9 +165,7 @@ class GKECloud:
         spec = _check(spec)
         parent = self._places.find_parent(spec)
         asked = Asked(spec, stamp, self._today(), parent.split("/")[3])
-        with self._lock:
-            self._asked[spec.key] = asked
-            self._usable.discard(spec.key)
+        self._memory.note(asked)
         try:
             operation = self._request(asked, parent)
         except (QuotaExceeded, StockOut) as error:
@@ -173,8 +174,7 @@ class GKECloud:
                 cause = Cause.STOCK_OUT
             why = explain(cause, str(error), say_machine(spec), asked.zone)
             raise type(error)(f"{spec.key}: {why}") from None
-        with self._lock:
-            self._asked[spec.key] = replace(asked, operation=operation.name)
+        self._memory.note(replace(asked, operation=operation.name))
 
     def update(self, spec: Spec, stamp: Stamp) -> None:
         """See `Cloud.update`."""
@@ -182,19 +182,16 @@ class GKECloud:
         cluster, pool = self._find_pool(spec)
         asked = Asked(spec, stamp, self._today(), cluster.location)
         name = f"{self._places.name(asked.parent)}/nodePools/{pool.name}"
-        with self._lock:
-            self._changing.pop(spec.key, None)
+        self._memory.note(asked)  # what is new has to be usable, too
         for method, change in pool_changes(spec, pool):
             # The second of two waits for the first: it is `CloudUnavailable`.
             operation = self._wire.call(method, name=name, **change).name
-            with self._lock:
-                self._changing[spec.key] = replace(asked, operation=operation)
-        with self._lock:
-            self._asked[spec.key] = asked  # what is new has to be usable, too
-            self._usable.discard(spec.key)
+            self._memory.note_change(replace(asked, operation=operation))
 
     def delete(self, key: Key) -> None:
-        """See `Cloud.delete`."""
+        """See `Cloud.delete`; what would outlive a cluster goes first."""
+        if key.parent is None:
+            self._empty(key)
         try:
             self._wire.call(
                 "delete_node_pool" if key.parent else "delete_cluster",
@@ -274,29 +271,11 @@ class GKECloud:
             operations = failed.of(cluster.location, about, found.created)
             cause, reason = blame(cluster, operations, machines, where)
             found = replace(found, cause=cause, reason=reason)
-        yield self._see_change(found)
+        yield self._memory.see_change(found)
         for pool in pools:
             if anybodys or CREATED in pool.config.resource_labels:
                 found = self._read_pool(cluster, pool, failed)
-                yield self._see_change(found)
-
-    def _see_change(self, found: Observed) -> Observed:
-        """Tell what becomes of a change: GKE may not show it at once."""
-        with self._lock:
-            asked = self._changing.get(found.key)
-        if asked is None or found.state is not State.READY:
-            return found
-        operation = self._ask_operation(asked)
-        if operation is None or is_done(operation):
-            failed = operation is not None and has_failed(operation)
-            if failed:
-                cause, reason = self._blame(operation, asked)
-                state = State.BROKEN
-                return replace(found, state=state, cause=cause, reason=reason)
-            with self._lock:
-                self._changing.pop(found.key, None)
-            return found
-        return replace(found, state=State.CREATING, reason="(being changed)")
+                yield self._memory.see_change(found)
 
     def _find_pool(self, spec: Cluster | NodePool) -> tuple[Any, Any]:
         """Find a pool, or that of a cluster itself."""
@@ -332,12 +311,10 @@ class GKECloud:
 
     def _find_lack(self, cluster: Any, key: Key) -> str:
         """Say what a pool of GPUs of ours lacks until it can be used."""
-        with self._lock:
-            asked = self._asked.get(key)
-            if self._nodes is None or asked is None or key in self._usable:
-                return ""
-        spec = asked.spec
-        if not isinstance(spec, NodePool) or not spec.num_gpus:
+        spec = self._memory.find_untested(key)
+        if self._nodes is None or not isinstance(spec, NodePool):
+            return ""
+        if not spec.num_gpus:
             return ""
         low = spec.min_nodes if spec.is_autoscaled else spec.num_nodes
         try:
@@ -346,42 +323,18 @@ class GKECloud:
             return f"its nodes cannot be seen: {error}"
         lack = find_lack(nodes, low or 0, spec.num_gpus)
         if not lack:
-            with self._lock:
-                self._usable.add(key)
+            self._memory.note_usable(key)
         return lack
 
-    def _find_vanished(
-        self, known: set[Key], owner: str | None
-    ) -> Iterator[Observed]:
-        """Tell what was asked for and failed, and left no trace but that."""
-        with self._lock:
-            asked = [
-                (key, each)
-                for key, each in self._asked.items()
-                if key not in known and each.operation
-            ]
-        for key, each in asked:
-            if owner not in {None, each.stamp.owner}:
-                continue
-            operation = self._ask_operation(each)
-            if operation is not None and has_failed(operation):
-                cause, why = self._blame(operation, each)
-                labels = each.stamp.labels
-                yield Observed(
-                    key, State.BROKEN, labels, cause, why, each.created
-                )
+    def _forget(self, key: Key) -> None:
+        self._memory.forget(key)
+        self._emptying.forget(key)
 
-    def _ask_operation(self, asked: Asked) -> Any:
-        base = f"projects/{self.project}/locations/{asked.place}"
-        try:
-            return self._wire.call(
-                "get_operation", name=f"{base}/operations/{asked.operation}"
-            )
-        except NotThere:
-            return None
-
-    def _blame(self, operation: Any, asked: Asked) -> tuple[Cause, str]:
-        return blame(None, [operation], say_machine(asked.spec), asked.zone)
+    def _empty(self, key: Key) -> None:
+        """Have no load balancers in a cluster: they would outlive it."""
+        for cluster in self._places.choose(key, self._list_clusters()):
+            if cluster.endpoint and cluster.status.name != "STOPPING":
+                self._emptying.empty(key, self._endpoint_of(cluster))
 
     def _endpoint_of(self, cluster: Any) -> Endpoint:
         ca = base64.b64decode(cluster.master_auth.cluster_ca_certificate)
@@ -391,14 +344,6 @@ class GKECloud:
 
     def _token(self) -> str:
         return self._credentials.token() if self._credentials else ""
-
-    def _forget(self, key: Key) -> None:
-        with self._lock:
-            for each in [k for k in self._asked if key in (k, k.parent)]:
-                del self._asked[each]
-                self._usable.discard(each)
-            for each in [k for k in self._changing if key in (k, k.parent)]:
-                del self._changing[each]
 
 
 def _check(spec: Spec) -> Cluster | NodePool:

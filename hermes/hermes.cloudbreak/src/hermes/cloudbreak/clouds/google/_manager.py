@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from hermes.cloudbreak._access import NODE, Access
+from hermes.cloudbreak._access import Access
+from hermes.cloudbreak.clouds.google._accesses import Accesses, connect
 from hermes.cloudbreak.clouds.google._cloud import GKECloud
-from hermes.cloudbreak.clouds.google._nodes import (
-    POOL_LABEL,
-    Endpoint,
-    Node,
-    read_nodes,
-)
+from hermes.cloudbreak.clouds.google._nodes import Endpoint
 from hermes.cloudbreak.clouds.google._specs import Cluster, NodePool, is_zone
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
@@ -25,7 +21,7 @@ from hermes.cloudbreak.specs import Key
 from hermes.cloudbreak.triton import Deployer, TritonService
 from hermes.cloudbreak.waiting import Clock
 
-__all__ = ("Accesses", "ClusterManager", "RunningCluster", "RunningNodePool")
+__all__ = ("ClusterManager", "RunningCluster", "RunningNodePool")
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +86,7 @@ class ClusterManager:
             project,
             credentials=credentials,
             nodes=self._accesses,
+            balancers=self._accesses.remove_balancers,
             is_alone=run is None,  # nothing else is of a run that is new
             today=clock.today,
             api_endpoint=api_endpoint,
@@ -168,8 +165,7 @@ class ClusterManager:
         """
         # From the last to the first, whatever goes wrong on the way.
         with contextlib.ExitStack() as stack:
-            stack.callback(self._cloud.close)
-            stack.callback(self._accesses.close)
+            stack.callback(self._cloud.close)  # and these connections
             stack.callback(self._take_everything_down)
             for cluster in self._clusters:
                 stack.callback(cluster.undeploy)
@@ -323,7 +319,7 @@ class RunningCluster(_Running):
 
     def connect(self, namespace: str = "default") -> Access:
         """Reach its Kubernetes. Close what you get."""
-        return _connect(self.endpoint, namespace)
+        return connect(self.endpoint, namespace)
 
 
 class RunningNodePool(_Running):
@@ -332,34 +328,6 @@ class RunningNodePool(_Running):
     Attributes:
         key: Which it is.
     """
-
-
-class Accesses:
-    """Connections to the Kubernetes of each cluster: a `NodeLister`."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, Access] = {}
-
-    def __call__(self, endpoint: Endpoint, pool: str) -> Sequence[Node]:
-        """List the nodes of a pool; see `NodeLister`."""
-        access = self._open.get(endpoint.server)
-        if access is None:
-            access = self._open[endpoint.server] = _connect(endpoint)
-        return read_nodes(access.list(NODE, f"{POOL_LABEL}={pool}"))
-
-    def close(self) -> None:
-        """Close them."""
-        while self._open:
-            self._open.popitem()[1].close()
-
-
-def _connect(endpoint: Endpoint, namespace: str = "default") -> Access:
-    return Access.to_server(
-        endpoint.server,
-        ca=endpoint.ca,
-        token=endpoint.token,
-        namespace=namespace,
-    )
 
 
 def _place(pool: NodePool, cluster: Cluster) -> NodePool:

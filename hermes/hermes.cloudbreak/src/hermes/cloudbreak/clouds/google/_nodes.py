@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ("Endpoint", "Node", "NodeLister", "find_lack", "read_nodes")
+__all__ = (
+    "BalancerRemover",
+    "Endpoint",
+    "Node",
+    "NodeLister",
+    "find_lack",
+    "read_nodes",
+)
 
 GPU = "nvidia.com/gpu"
 POOL_LABEL = "cloud.google.com/gke-nodepool"
@@ -53,6 +60,13 @@ class NodeLister(Protocol):
 
     def __call__(self, endpoint: Endpoint, pool: str) -> Sequence[Node]:
         """List them."""
+
+
+class BalancerRemover(Protocol):
+    """Has the load balancers in a cluster deleted; may raise `CloudError`."""
+
+    def __call__(self, endpoint: Endpoint) -> Sequence[str]:
+        """Ask for their end; name those that are still there."""
 
 
 def find_lack(nodes: Sequence[Node], num_nodes: int, num_gpus: int) -> str:
