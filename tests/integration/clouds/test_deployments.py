@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermes.cloudbreak import manifests
+from hermes.cloudbreak import _commands, manifests
 from hermes.cloudbreak._access import (
     POD,
     SERVICE,
@@ -34,6 +34,7 @@ from hermes.cloudbreak.errors import (
     CloudbreakError,
     CloudUnavailable,
     InvalidSpec,
+    NotThere,
     Refused,
     ResourceFailed,
     StillThere,
@@ -41,6 +42,7 @@ from hermes.cloudbreak.errors import (
 )
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reaping import reap
+from hermes.cloudbreak.specs import State
 from hermes.cloudbreak.testing import CloudSuite
 from hermes.cloudbreak.triton import Deployer
 from hermes.cloudbreak.waiting import Clock
@@ -666,6 +668,37 @@ def scale_at_call(service, proxy, fault: int, call: str, replicas: int) -> int:
     finally:
         proxy.forward = forward
     return len(seen)
+
+
+def test_a_file_is_up_when_its_servers_infer_and_not_before(
+    control_plane, namespace, access, tmp_path, capsys
+) -> None:
+    file = tmp_path / "cloud.toml"
+    file.write_text(
+        'run = "night"\ntimeout = "4s"\n[kubernetes]\n'
+        f'kubeconfig = "{control_plane.kubeconfig}"\n'
+        f'namespace = "{namespace}"\n'
+        '[[triton]]\nname = "triton"\nrepository = "gs://bucket/models"\n'
+    )
+    assert _commands.run(["up", str(file), "--yes"], clock=CLOCK) == 1
+    said = capsys.readouterr().err
+    assert "deployment triton does not infer" in said  # nobody listens there
+    assert left(access) == []
+
+
+def test_logs_are_those_of_all_pods(cloud) -> None:
+    spec = TritonSpec("triton", BUCKET, image="broken/crash", replicas=2)
+    with pytest.raises(NotThere, match="deployment triton has no pods"):
+        cloud.logs(spec.key)
+    cloud.create(spec, Stamp("me", "night", 2**31))
+    deadline = time.monotonic() + 30
+    while cloud.find(spec.key).state is not State.BROKEN:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    logs = cloud.logs(spec.key)
+    assert sorted(logs) == ["triton-0", "triton-1"]
+    assert "failed to load 'network'" in logs["triton-1"]
+    cloud.delete(spec.key)
 
 
 def give_addresses(access) -> None:

@@ -53,6 +53,17 @@ def test_a_stream_survives_the_death_of_a_server(
     )
 
 
+def restore(service) -> dict[str, list[str]]:
+    """Restore models as soon as all servers are back."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return service.restore_models()
+        except ReplicasFailed:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 @pytest.mark.slow
 def test_models_are_loaded_by_all_servers_or_it_is_said_by_which_not(
     cluster, access, bucket
@@ -83,6 +94,10 @@ def test_models_are_loaded_by_all_servers_or_it_is_said_by_which_not(
         with pytest.raises(ReplicasFailed, match="1 of 2 servers") as caught:
             service.load_model("stream")
         assert list(caught.value.failed) == ["explicit-1"]
+        restored = restore(service)
+        assert restored == {"explicit-1": ["stream"]}
+        assert "stream" in service.models()["explicit-1"]
+        assert service.restore_models() == {}  # nothing was lost since
         service.scale(1, timeout=90)
         assert service.endpoints == (first,)
         assert len(access.list(POD)) == 1

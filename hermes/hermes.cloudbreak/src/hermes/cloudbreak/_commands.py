@@ -183,7 +183,12 @@ def up(
             clock=clock,
             report=_report,
         )
-        reconciler.bring_up(wanted.specs, wanted.timeout)
+
+        def check(deadline: float) -> None:
+            for each in wanted.specs:
+                cloud.check(each, clock, deadline)
+
+        reconciler.bring_up(wanted.specs, wanted.timeout, check)
     _say(f"up: {len(wanted.specs)} resources of run {wanted.run}")
 
 

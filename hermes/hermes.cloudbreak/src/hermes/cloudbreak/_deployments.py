@@ -18,6 +18,8 @@ from hermes.cloudbreak._access import (
 )
 from hermes.cloudbreak._answers import Manifest
 from hermes.cloudbreak._judge import Seen, is_head, judge, surplus
+from hermes.cloudbreak._replicas import infer_zeros
+from hermes.cloudbreak._servers import Servers
 from hermes.cloudbreak.deployment import TritonSpec
 from hermes.cloudbreak.errors import (
     AlreadyThere,
@@ -29,6 +31,7 @@ from hermes.cloudbreak.errors import (
 )
 from hermes.cloudbreak.labels import OWNER, Stamp
 from hermes.cloudbreak.specs import Key, Observed, Spec
+from hermes.cloudbreak.waiting import Clock
 
 __all__ = ("Deployments",)
 
@@ -47,6 +50,29 @@ class Deployments:
 
     def __repr__(self) -> str:
         return f"<Deployments by {self._access!r}>"
+
+    def close(self) -> None:
+        """Close the connections to the cluster."""
+        self._access.close()
+
+    def check(self, spec: Spec, clock: Clock, deadline: float) -> None:
+        """Have each server infer zeros, through the cluster's own server.
+
+        Args:
+            spec: What was deployed.
+            clock: The time.
+            deadline: Until when.
+
+        Raises:
+            ResourceFailed: If a model does not infer.
+            WaitTimeout: If a server is not ready in time.
+        """
+        spec = _check(spec)
+        servers = Servers(spec, self._access, clock, infer_zeros)
+        try:
+            servers.add(range(spec.replicas), deadline)
+        finally:
+            servers.close()
 
     def observe(self, owner: str | None = None) -> Iterable[Observed]:
         """See `Cloud.observe`."""

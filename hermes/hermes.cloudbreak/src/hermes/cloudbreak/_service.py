@@ -107,7 +107,14 @@ class TritonService:
         Raises:
             ReplicasFailed: If some did not; it says which, and why.
         """
-        self._on_all(f"load {name}", lambda e: _tell(e, name, "load", timeout))
+        try:
+            self._on_all(
+                f"load {name}", lambda e: _tell(e, name, "load", timeout)
+            )
+        except ReplicasFailed as error:
+            if len(error.failed) < self.replicas:  # there is such a model
+                self._loaded[name] = None
+            raise
         self._loaded[name] = None
 
     def unload_model(self, name: str, timeout: float = _LOADING) -> None:

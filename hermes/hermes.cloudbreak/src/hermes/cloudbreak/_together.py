@@ -8,6 +8,7 @@ from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Key, Kind, Observed, Spec
+from hermes.cloudbreak.waiting import Clock
 
 __all__ = ("Together",)
 
@@ -44,6 +45,20 @@ class Together:
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
         self._of(key).delete(key)
+
+    def check(self, spec: Spec, clock: Clock, deadline: float) -> None:
+        """Test one that is ready, where its cloud knows how.
+
+        Args:
+            spec: Which.
+            clock: The time.
+            deadline: Until when.
+        """
+        check: Callable[[Spec, Clock, float], None] | None = getattr(
+            self._of(spec.key), "check", None
+        )
+        if check is not None:
+            check(spec, clock, deadline)
 
     def logs(self, key: Key) -> dict[str, str]:
         """Read what programs of a resource have written, by their names.
