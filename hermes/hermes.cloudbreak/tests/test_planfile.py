@@ -97,6 +97,42 @@ def test_rows_say_what_would_be_done_and_no_secrets() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            (
+                '[[triton]]\nname = "t"\nrepository = "gs://b"\n'
+                'env = {KEY = ["s3cret"]}'
+            ),
+            "[[triton]] t: env.KEY=(a list of texts): give a text",
+        ),
+        (
+            (
+                '[[vm]]\nname = "a"\nzones = ["us-central1-a"]\n'
+                'metadata = {KEY = {deeper = "s3cret"}}'
+            ),
+            "metadata.KEY=(a table): give a text",
+        ),
+        (
+            (
+                '[[vm]]\nname = "a"\nzones = ["us-central1-a"]\n'
+                'startup_script = ["s3cret"]'
+            ),
+            "startup_script=(a list of texts): give a text",
+        ),
+        (
+            '[google.credentials]\nprivate_key = "s3cret"',
+            "[google] credentials=(a table): give a text",
+        ),
+    ],
+)
+def test_what_may_be_a_secret_is_in_no_error(text: str, message: str) -> None:
+    with pytest.raises(InvalidSpec, match=re.escape(message)) as caught:
+        read(f'run = "a"\n{text}')
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
     [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172800)],
 )
@@ -124,7 +160,7 @@ VM = '[[vm]]\nname = "a"\nzones = ["us-central1-a"]\n'
         (f'run = "a"\n{VM}num_vms = true', "num_vms=True: give a whole"),
         (f'run = "a"\n{VM}spot = 1', "spot=1: give true or false"),
         (f'run = "a"\n{VM}tags = "x"', "tags='x': give a list of texts"),
-        (f'run = "a"\n{VM}metadata = "x"', "metadata='x': give a table"),
+        (f'run = "a"\n{VM}metadata = "x"', "metadata=(a text): give a table"),
         (f'run = "a"\n{VM}max_run_seconds = "x"', "give a number"),
         (f'run = "a"\n{VM}num_vms = 0', "give a number from 1"),
         (f'run = "a"\n{VM}{VM}', "VM a is there twice"),

@@ -1,19 +1,25 @@
 """``hermes-cloud``: what a file describes comes up, is looked at, and goes."""
 
 import contextlib
-import datetime as dt
 import signal
-import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from hermes.cloudbreak._planfile import KINDS, Plan, read_plan, rows, seconds
+from hermes.cloudbreak._screen import (
+    ask,
+    fail,
+    print_table,
+    report,
+    say,
+    show,
+    table_of,
+    tell_notes,
+)
 from hermes.cloudbreak._together import Together
 from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import (
@@ -65,14 +71,14 @@ def run(
             standalone_mode=False,
         )
     except (CloudbreakError, ImportError, OSError) as error:
-        _fail(str(error))
-        _tell_notes(error)
+        fail(str(error))
+        tell_notes(error)
         return 1
     except typer.Exit as error:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort) as error:
-        _tell_notes(error)
-        _tell_notes(error.__cause__ or error.__context__)
+        tell_notes(error)
+        tell_notes(error.__cause__ or error.__context__)
         return 128 + signal.SIGINT
     except Exception as error:
         # click's own, which typer brings under another name
@@ -176,12 +182,12 @@ def up(
                 f"another one: {'; '.join(refused)} (`hermes-cloud down`), or "
                 "write what it is"
             )
-        _ask("Do it?", yes=yes)
+        ask("Do it?", yes=yes)
         reconciler = Reconciler(
             cloud,
             wanted.stamp(clock.today()),
             clock=clock,
-            report=_report,
+            report=report,
         )
 
         def check(deadline: float) -> None:
@@ -189,7 +195,7 @@ def up(
                 cloud.check(each, clock, deadline)
 
         reconciler.bring_up(wanted.specs, wanted.timeout, check)
-    _say(f"up: {len(wanted.specs)} resources of run {wanted.run}")
+    say(f"up: {len(wanted.specs)} resources of run {wanted.run}")
 
 
 @app.command()
@@ -203,10 +209,10 @@ def down(
         found = _observe(cloud, wanted)
         keys = [each.key for each in found]
         if found:
-            _show(found)
-            _ask("Delete all this?", yes=yes)
-        Reconciler(cloud, stamp, clock=clock, report=_report).take_down(keys)
-    _say(f"down: {len(keys)} resources of run {wanted.run}")
+            show(found)
+            ask("Delete all this?", yes=yes)
+        Reconciler(cloud, stamp, clock=clock, report=report).take_down(keys)
+    say(f"down: {len(keys)} resources of run {wanted.run}")
 
 
 @app.command()
@@ -222,9 +228,9 @@ def status(
     wanted = _read(file)
     with _clouds(context, wanted) as (cloud, _):
         if everything:
-            _show(cloud.observe(None))
+            show(cloud.observe(None))
         else:
-            _show(_observe(cloud, wanted))
+            show(_observe(cloud, wanted))
 
 
 @app.command("reap")
@@ -254,13 +260,13 @@ def reap_command(
     with _clouds(context, wanted) as (cloud, clock):
         found = expired(cloud.observe(whose), clock.today(), age)
         if found:
-            _show(found)
+            show(found)
         if found and not dry_run:
-            _ask("Delete all this?", yes=yes)
-            delete(cloud, found, clock=clock, report=_report)
+            ask("Delete all this?", yes=yes)
+            delete(cloud, found, clock=clock, report=report)
     for each in sorted(found, key=lambda each: str(each.key)):
-        _say(f"{'would delete' if dry_run else 'deleted'} {each.key}")
-    _say(f"{len(found)} resources of {whose or 'everybody'}")
+        say(f"{'would delete' if dry_run else 'deleted'} {each.key}")
+    say(f"{len(found)} resources of {whose or 'everybody'}")
 
 
 @app.command()
@@ -295,7 +301,7 @@ def _show_logs(cloud: Together, key: Key, *, is_only: bool) -> None:
     except InvalidSpec as error:
         if is_only:
             raise
-        _say(str(error))
+        say(str(error))
         return
     for each, text in found.items():
         for line in text.splitlines():
@@ -334,75 +340,16 @@ def _observe(cloud: Cloud, wanted: Plan) -> list[Observed]:
     ]
 
 
-def _ask(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        _fail("nobody can be asked, because this is no terminal: give --yes")
-        raise typer.Exit(2)
-    typer.confirm(question, abort=True)
-
-
 def _show_plan(wanted: Plan, there: Iterable[Observed]) -> list[str]:
     """Show what would be done; give what cannot be."""
     found = rows(wanted, there)
-    table = _table("", "resource", "where", "settings")
+    table = table_of("", "resource", "where", "settings")
     for each in found:
         table.add_row(each.action, str(each.key), each.where, each.what)
-    _print(table)
+    print_table(table)
     hours = wanted.lifetime / 3600
-    _say(
+    say(
         f"run {wanted.run} of {wanted.owner}: may be deleted by anybody "
         f"{hours:g} h after it was created"
     )
     return [f"{e.key} {e.what}" for e in found if e.action == "refuse"]
-
-
-def _show(observed: Iterable[Observed]) -> None:
-    table = _table("resource", "state", "reason", "owner", "run", "until")
-    for each in sorted(observed, key=lambda each: str(each.key)):
-        stamp = Stamp.read(each.labels)
-        table.add_row(
-            str(each.key),
-            each.state.value,
-            each.reason,
-            stamp.owner if stamp else "",
-            stamp.run if stamp else "",
-            _time(stamp.deadline) if stamp else "",
-        )
-    _print(table)
-
-
-def _time(moment: float) -> str:
-    found = dt.datetime.fromtimestamp(moment, dt.UTC)
-    return f"{found:%Y-%m-%d %H:%M} UTC"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for each in columns:
-        table.add_column(each, overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    Console(soft_wrap=False, markup=False).print(table)
-
-
-def _report(waited: Mapping[Key, str]) -> None:
-    for key, state in waited.items():
-        typer.echo(f"waiting for {key}: {state}", err=True)
-
-
-def _say(text: str) -> None:
-    typer.echo(text)
-
-
-def _tell_notes(error: BaseException | None) -> None:
-    """Tell such as what could not be deleted after it, and costs money."""
-    for note in getattr(error, "__notes__", ()):
-        _fail(note)
-
-
-def _fail(text: str) -> None:
-    typer.echo(f"hermes-cloud: {text}", err=True)

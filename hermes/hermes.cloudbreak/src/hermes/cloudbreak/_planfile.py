@@ -212,7 +212,10 @@ def _read_settings(name: str, content: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(settings, dict):
         raise InvalidSpec(f"{name} has to be a table: write [{name}]")
     _check_keys(settings, _SETTINGS[name], f"[{name}]")
-    return {k: _convert(str, v, f"[{name}] {k}") for k, v in settings.items()}
+    return {
+        key: _convert(str, value, f"[{name}] {key}", key != "credentials")
+        for key, value in settings.items()
+    }
 
 
 def _read_spec(name: str, table: Mapping[str, Any]) -> Spec:
@@ -230,7 +233,9 @@ def _read_spec(name: str, table: Mapping[str, Any]) -> Spec:
             raise InvalidSpec(f"{where} has no {each.name}")
     return make(
         **{
-            key: _convert(hints[key], value, f"{where}: {key}")
+            key: _convert(
+                hints[key], value, f"{where}: {key}", fields[key].repr
+            )
             for key, value in table.items()
         }
     )
@@ -259,27 +264,43 @@ def _check_specs(specs: tuple[Spec, ...]) -> None:
             raise InvalidSpec(f"{key}: there is no such cluster in the file")
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Turn a value of TOML into one of a field."""
+def _convert(hint: Any, value: Any, where: str, is_shown: bool) -> Any:
+    """Turn a value of TOML into one of a field.
+
+    Args:
+        hint: The type of the field.
+        value: The value.
+        where: Its name, for errors.
+        is_shown: Whether errors may say it: what is not printed elsewhere may
+            be a secret.
+    """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in {Union, types.UnionType}:
-        return _convert_any(inner, value, where)
+        return _convert_any(inner, value, where, is_shown)
     if origin is tuple and isinstance(value, list):
-        return tuple(_convert(inner[0], each, where) for each in value)
+        return tuple(
+            _convert(inner[0], each, where, is_shown) for each in value
+        )
     if origin is Mapping and isinstance(value, dict):
-        return {k: _convert(inner[1], v, where) for k, v in value.items()}
+        return {
+            k: _convert(inner[1], v, f"{where}.{k}", is_shown)
+            for k, v in value.items()
+        }
     if value in inner if origin is Literal else _is_a(hint, value):
         return value
-    raise InvalidSpec(f"{where}={value!r}: give {_name(hint)}")
+    given = repr(value) if is_shown else f"({_name(type(value))})"
+    raise InvalidSpec(f"{where}={given}: give {_name(hint)}")
 
 
-def _convert_any(hints: Iterable[Any], value: Any, where: str) -> Any:
+def _convert_any(
+    hints: Iterable[Any], value: Any, where: str, is_shown: bool
+) -> Any:
     errors = []
     for each in hints:
         if each is type(None):
             continue
         try:
-            return _convert(each, value, where)
+            return _convert(each, value, where, is_shown)
         except InvalidSpec as error:
             errors.append(error)
     raise errors[0]
@@ -294,7 +315,7 @@ def _is_a(hint: Any, value: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-    if get_origin(hint) is tuple:
+    if get_origin(hint) is tuple or hint is list:
         return "a list of texts"
     if get_origin(hint) is Literal:
         return " or ".join(repr(each) for each in get_args(hint))

@@ -12,26 +12,18 @@ from hermes.cloudbreak._choices import (
     refuse_failures,
     with_trouble,
 )
-from hermes.cloudbreak._hands import Hands
+from hermes.cloudbreak._hands import Book, Hands
 from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import (
-    AlreadyThere,
-    CloudError,
     CloudUnavailable,
-    InvalidSpec,
-    NotThere,
-    Refused,
     StillThere,
-    StockOut,
     WaitTimeout,
 )
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reconcile import (
     Action,
     Create,
-    Delete,
     Move,
-    Request,
     Update,
     diff,
     leftovers,
@@ -89,13 +81,12 @@ class Reconciler:
         self._deletion_timeout = deletion_timeout
         self._prunes = prunes
         self._unwanted: set[Key] = set()
-        self._plan: dict[Key, Spec] = {}
-        self._requested: dict[Key, Request] = {}
+        book = Book()
+        self._plan, self._requested = book.plan, book.requested
+        self._adopted, self._stuck = book.adopted, book.stuck
         self._asked: set[Key] = set()
-        self._adopted: set[Key] = set()
-        self._stuck: set[Key] = set()
         self._observed: list[Observed] = []
-        self._hands = Hands(self._act_on)
+        self._hands = Hands(cloud, stamp, self._clock, self._is_ours, book)
         self._changing: dict[Key, str] = {}
         self._told: Mapping[Key, str] = {}
 
@@ -301,109 +292,6 @@ class Reconciler:
         return found + [
             one for key in adopted if (one := self._cloud.find(key))
         ]
-
-    def _act_on(self, action: Action) -> None:
-        match action:
-            case Create(spec):
-                self._create(spec)
-            case Update(spec):
-                self._update(spec)
-            case Delete(key):
-                self._delete(key)
-            case Move(key, spec):
-                _log.warning("%s: none left there, on to %s", key, spec)
-                # First: whatever becomes of the call, this zone is done with.
-                self._requested.pop(key, None)
-                self._replan(spec)
-                self._delete(key)
-
-    def _create(self, spec: Spec) -> None:
-        key, stamp = spec.key, self._need_stamp(spec.key)
-        before = self._requested.get(key)
-        # From here on it may exist, whatever we hear of it.
-        self._requested[key] = Request(self._clock.now())
-        try:
-            self._cloud.create(spec, stamp)
-        except AlreadyThere:
-            self._adopt(spec, before)
-        except StockOut:
-            self._forget(key, before)
-            if not self._move_on(spec, before):
-                raise
-        except CloudUnavailable:
-            # It may take effect from now on, however long the call took.
-            self._requested[key] = Request(self._clock.now())
-            raise
-        except CloudError:
-            self._forget(key, before)
-            raise
-        else:
-            self._requested[key] = Request(self._clock.now(), answered=True)
-            self._adopted.discard(key)
-
-    def _update(self, spec: Spec) -> None:
-        key = spec.key
-        self._cloud.update(spec, self._need_stamp(key))
-        known = self._requested.get(key) or Request(self._clock.now())
-        self._requested[key] = replace(
-            known, answered=True, seen=True, was_ready=True, updated=spec
-        )
-
-    def _need_stamp(self, key: Key) -> Stamp:
-        if self._stamp is None:
-            raise InvalidSpec(f"{key}: nothing is created without a stamp")
-        return self._stamp
-
-    def _move_on(self, spec: Spec, before: Request | None) -> bool:
-        """Want it elsewhere; tell whether there is an elsewhere."""
-        further = spec.elsewhere()
-        if further is None:
-            return False
-        if before is not None and before.may_appear(self._clock.now()):
-            raise CloudUnavailable(
-                f"{spec.key} may yet appear where none is left now"
-            )
-        _log.warning("%s: none left there, on to %s", spec.key, further)
-        self._replan(further)
-        return True
-
-    def _forget(self, key: Key, before: Request | None) -> None:
-        """Take back a request that was refused, not an earlier one."""
-        if before is None:
-            del self._requested[key]
-        else:
-            self._requested[key] = before
-
-    def _replan(self, spec: Spec) -> None:
-        if spec.key in self._plan:  # and not given up meanwhile
-            self._plan[spec.key] = spec
-
-    def _adopt(self, spec: Spec, before: Request | None) -> None:
-        key = spec.key
-        found = self._cloud.find(key)
-        if found is None:
-            raise CloudUnavailable(f"{key} is there, and cannot be found yet")
-        if self._is_ours(found):
-            # An earlier request of ours, whose answer got lost.
-            self._requested[key] = replace(self._requested[key], answered=True)
-            return
-        self._forget(key, before)
-        if not spec.exists_ok:
-            raise AlreadyThere(
-                f"there is a {key} already, and it is not of this run: give "
-                "another name, delete it, or use it with exists_ok=True"
-            )
-        self._adopted.add(key)
-
-    def _delete(self, key: Key) -> None:
-        try:
-            self._cloud.delete(key)
-        except NotThere:
-            _log.debug("%s was gone already", key)
-        except Refused:
-            self._stuck.add(key)
-            raise
-        self._stuck.discard(key)
 
     def _has_stamp(self, observed: Observed) -> bool:
         stamp = self._stamp
