@@ -17,6 +17,7 @@ import base64
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import random
 import select
@@ -26,10 +27,13 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+from urllib3.exceptions import HTTPError
 
 from hermes.aeriel.serve import serve
 from hermes.cloudbreak._access import EVENT, EVERYWHERE, NODE, POD, Access
@@ -238,12 +242,30 @@ class Node:
         """Start and end pods as the cluster wants."""
         mine = f"spec.nodeName={self.name}"
         while True:
-            with contextlib.suppress(CloudError):
-                for kind, pod in self.access.watch(
-                    POD, fields=mine, namespace=EVERYWHERE, seconds=60
-                ):
+            with contextlib.suppress(CloudError, OSError, HTTPError):
+                for kind, pod in self.watch(mine):
                     self.see(kind, pod)
             time.sleep(0.1)
+
+    def watch(self, fields: str) -> Iterator[tuple[str, dict]]:
+        """Give pods, and what becomes of them, for a minute."""
+        path = self.access._path(POD, EVERYWHERE)
+        query = {"fieldSelector": fields}
+        connection = self.access._connection
+        listed = connection.request("GET", path, query).json()
+        for each in listed.get("items", []):
+            yield "ADDED", each
+        query |= {"watch": "true", "timeoutSeconds": "60"}
+        query["resourceVersion"] = listed["metadata"]["resourceVersion"]
+        answer = connection._respond("GET", path, query, None, "", 90)
+        rest = b""
+        with contextlib.closing(answer):
+            for piece in answer.stream(None):
+                *lines, rest = (rest + piece).split(b"\n")
+                for event in map(json.loads, lines):
+                    if event["type"] == "ERROR":  # too old a version
+                        return
+                    yield event["type"], event["object"]
 
     def see(self, kind: str, manifest: dict) -> None:
         uid = manifest["metadata"]["uid"]

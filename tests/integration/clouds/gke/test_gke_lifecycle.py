@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from _gke_rules import Trouble
@@ -175,6 +176,21 @@ def test_pools_created_at_once_wait_for_one_another(
     assert len(project.resources) == 4
     reconciler.take_down(reconciler.keys)
     assert project.resources == []
+
+
+def test_threads_share_a_manager(project, manager) -> None:
+    names = [f"pool-{number}" for number in range(6)]
+    with manager:
+        cluster = manager.add(google.Cluster("main"))
+        with ThreadPoolExecutor(6) as threads:
+            added = threads.map(
+                lambda name: cluster.add(google.NodePool(name)), names
+            )
+            assert [each.name for each in added] == names
+        assert len(project.resources) == 7
+    assert project.resources == []
+    with pytest.raises(InvalidSpec, match="main: this manager was closed"):
+        manager.add(google.Cluster("main"))
 
 
 def test_load_balancers_go_before_their_cluster(

@@ -5,9 +5,8 @@ Objects are plain dictionaries, as they stand in YAML.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -156,43 +155,6 @@ class Access:
             .json()
             .get("items", [])
         )
-
-    def watch(
-        self,
-        type_: Type,
-        labels: str = "",
-        *,
-        seconds: float,
-        fields: str = "",
-        namespace: str | None = None,
-    ) -> Iterator[tuple[str, Manifest]]:
-        """Follow objects for a while: first those there are, then changes.
-
-        Args:
-            type_: Their kind.
-            labels: Selector of labels.
-            seconds: For how long at most; it may end earlier.
-            fields: Selector of fields.
-            namespace: Where.
-
-        Yields:
-            ``"ADDED"``, ``"MODIFIED"`` or ``"DELETED"``, and the object.
-        """
-        query = {"labelSelector": labels, "fieldSelector": fields}
-        path = self._path(type_, namespace)
-        listed = self._connection.request("GET", path, query).json()
-        for each in listed.get("items", []):
-            yield "ADDED", each
-        query |= {
-            "watch": "true",
-            "timeoutSeconds": str(max(1, int(seconds))),
-            "resourceVersion": listed["metadata"]["resourceVersion"],
-        }
-        for line in self._connection.stream(path, query, seconds):
-            event = json.loads(line)
-            if event["type"] == "ERROR":  # too old a version: ask anew
-                return
-            yield event["type"], event["object"]
 
     def create(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         """Create an object, and give it as the cluster has it.

@@ -136,17 +136,6 @@ class Connection:
         with _translated(f"{method} {path}"):
             return Answer(response.status, response.data)
 
-    def stream(
-        self, path: str, query: Mapping[str, str], seconds: float
-    ) -> Iterator[bytes]:
-        """Give the lines of an answer that goes on for some seconds."""
-        response = self._respond("GET", path, query, None, "", seconds + _READ)
-        rest = b""
-        with contextlib.closing(response), _translated(f"GET {path}"):
-            for piece in response.stream(None):
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from lines
-
     def upgrade(self, path: str) -> WebSocket:
         """Turn a request into a connection of messages."""
         used = self._client

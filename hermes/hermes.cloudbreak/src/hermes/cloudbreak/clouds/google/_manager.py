@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,6 +33,9 @@ class ClusterManager:
     Leaving it deletes everything that was added, whatever happened. A program
     that is killed leaves what it has: `hermes.cloudbreak.reaping.reap` deletes
     it after its ``lifetime``, on any machine.
+
+    Threads may share it: what they ask for is done one after the other, and
+    who leaves it waits for what is under way.
 
     Args:
         zone: Where clusters are that do not say so: a zone, or a region.
@@ -101,6 +105,8 @@ class ClusterManager:
             prunes=False,
         )
         self._deletion_timeout = deletion_timeout
+        # A cluster has one change at a time, and so has the reconciler.
+        self._lock = threading.RLock()
         self._clusters: list[RunningCluster] = []
         self._is_closed = False
 
@@ -173,12 +179,14 @@ class ClusterManager:
     def _take_everything_down(self) -> None:
         keys = self._reconciler.keys
         try:
-            self._reconciler.take_everything_down()
+            with self._lock:
+                self._reconciler.take_everything_down()
         except KeyboardInterrupt:
             _log.warning(
                 "still deleting; Ctrl-C again leaves it to `hermes-cloud reap`"
             )
-            self._reconciler.take_down(keys)
+            with self._lock:
+                self._reconciler.take_down(keys)
             raise
         finally:
             self._is_closed = True
@@ -187,11 +195,15 @@ class ClusterManager:
         self, spec: Cluster | NodePool, timeout: float | None
     ) -> None:
         timeout = self._timeout if timeout is None else timeout
-        self._reconciler.bring_up([spec], timeout)
+        with self._lock:
+            if self._is_closed:
+                raise InvalidSpec(f"{spec.key}: this manager was closed")
+            self._reconciler.bring_up([spec], timeout)
 
     def _take_down(self, key: Key) -> None:
-        if not self._is_closed:
-            self._reconciler.take_down([key])
+        with self._lock:
+            if not self._is_closed:
+                self._reconciler.take_down([key])
 
     def _endpoint(self, name: str) -> Endpoint:
         return self._cloud.endpoint(name)
@@ -289,9 +301,10 @@ class RunningCluster(_Running):
         Raises:
             CloudbreakError: See `Deployer.deploy_triton`.
         """
-        if self._deployer is None:
-            self._deployer = self._manager._deployer(self.connect())
-        return self._deployer.deploy_triton(repository, name, **settings)
+        with self._manager._lock:
+            if self._deployer is None:
+                self._deployer = self._manager._deployer(self.connect())
+            return self._deployer.deploy_triton(repository, name, **settings)
 
     def undeploy(self) -> None:
         """Delete what was deployed, and wait until it is gone.
