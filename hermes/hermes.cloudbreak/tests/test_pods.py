@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hermes.cloudbreak import _pods
-from hermes.cloudbreak._deployments import Seen, judge
+from hermes.cloudbreak._judge import Seen, judge
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Cause, State
 
@@ -204,3 +206,46 @@ def test_pods_that_are_refused_by_a_quota_are_for_good() -> None:
     assert "limited: 2" in found.reason
     other = {**refusal, "message": "no service account"}
     assert judge(seen(events=[other])).state is State.CREATING
+
+
+def of_revision(pod: dict, revision: str) -> dict:
+    labels = {"controller-revision-hash": revision}
+    return {**pod, "metadata": {**pod["metadata"], "labels": labels}}
+
+
+def test_a_rollout_is_over_when_all_pods_have_the_new_settings() -> None:
+    old, new = of_revision(READY, "a"), of_revision(READY, "b")
+    found = seen(old, new, replicas=2)
+    found.stateful_set["metadata"]["generation"] = 2
+    status = found.stateful_set["status"] = {"observedGeneration": 1}
+    judged = judge(found)
+    assert judged.state is State.CREATING  # nobody has seen to it yet
+    status |= {"observedGeneration": 2, "updateRevision": "b"}
+    name = READY["metadata"]["name"]
+    assert judge(found).reason == f"{name} has yet to be started anew"
+    status["updateRevision"] = "a"
+    whole = seen(old, old, replicas=2)
+    whole.stateful_set["status"] = status
+    assert judge(whole).state is State.READY
+
+
+def test_what_was_refused_before_the_last_change_does_not_matter() -> None:
+    refusal = {
+        **event("FailedCreate", "it is invalid", when="2026-11-27T10:00:00Z"),
+        "involvedObject": {"name": "triton"},
+    }
+    found = seen(events=[refusal])
+    assert judge(found).state is State.BROKEN
+    changed = {"manager": "hermes", "time": "2026-11-27T11:00:00Z"}
+    found.stateful_set["metadata"]["managedFields"] = [changed]
+    assert judge(found).state is State.CREATING
+
+
+def test_a_balancer_of_no_server_is_a_difference() -> None:
+    head = {"annotations": {"hermes/settings": '{"gpus": 1}'}}
+    found = seen(READY, **head)
+    assert judge(found).settings == {"gpus": 1, "replicas": 1}
+    left = {"metadata": {"name": "triton-1"}, "spec": {}}
+    kept = {"metadata": {"name": "triton-0"}, "spec": {}}
+    more = replace(found, services=(left, kept))
+    assert judge(more).settings["replicas"] == "1 and balancers of 1 more"

@@ -374,6 +374,8 @@ def test_what_was_begun_is_completed_with_the_new_deadline(
     access.create(manifests.head(other, begun))
     with pytest.raises(AlreadyThere, match="is there already"):
         cloud.create(other, Stamp("me", "day", 2**31))
+    with pytest.raises(NotThere, match="no deployment other of run day"):
+        cloud.update(other, Stamp("me", "day", 2**31))
     for each in (spec, other):
         access.delete(SERVICE, each.name)
 

@@ -622,3 +622,18 @@ def test_a_change_that_was_cut_off_anywhere_is_done_by_the_next_program(
     assert number > 4
     assert len(compute.names) == later.num_vms
     assert sizes(compute) == {str(later.num_vms)}
+
+
+def test_a_swarm_has_one_change_at_a_time(
+    cloud: ComputeCloud, stamp: Stamp, fake_clock: FakeClock
+) -> None:
+    cloud.create(SMALL, stamp)
+    fake_clock.advance(100)
+    assert cloud.find(KEY).state is State.READY
+    with pytest.raises(errors.CloudUnavailable, match="4 machines of VM swar"):
+        cloud.update(LARGE, stamp)
+    with pytest.raises(errors.CloudUnavailable, match="swarm is being change"):
+        cloud.update(LARGE, stamp)
+    fake_clock.advance(100)
+    cloud.update(LARGE, stamp)
+    assert cloud.find(KEY).state is State.READY

@@ -110,11 +110,13 @@ class CloudSuite:
             assert changed.created == ready.created
 
     def test_what_is_not_there_cannot_be_deleted(
-        self, cloud: Cloud, specs: Sequence[Spec]
+        self, cloud: Cloud, clock: Clock, specs: Sequence[Spec]
     ) -> None:
         """It is said, and not taken for done."""
         with _raises(NotThere):
             cloud.delete(specs[0].key)
+        with _raises(NotThere):
+            cloud.update(specs[0], _stamp(clock))
         assert cloud.find(specs[0].key) is None
 
 
