@@ -4,8 +4,8 @@ General layout:
 
     specs.py       what is wanted, what is observed;  labels.py  whose it is
     reconcile.py   pure: wanted, asked for, there -> what to do next
-    reconciler.py  the one place that acts;  reaping.py  deletes the expired
-    cloud.py       the seam: four verbs;  clouds/  those that there are
+    reconciler.py  until it is as wanted;  reaping.py  deletes the expired
+    cloud.py       the seam: five verbs;  clouds/  those that there are
     triton.py      Triton on a Kubernetes cluster;  ssh.py  many machines
     testing/       a cloud in memory, and what every cloud has to do
 """

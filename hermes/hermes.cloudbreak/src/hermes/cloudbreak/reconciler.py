@@ -1,4 +1,4 @@
-"""The one place that acts: observe, decide, act, wait, again."""
+"""Observe, decide, have it done, wait, again: until it is as wanted."""
 
 from __future__ import annotations
 

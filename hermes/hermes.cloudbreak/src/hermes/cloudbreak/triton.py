@@ -106,12 +106,12 @@ class Deployer:
         made = TritonService(
             spec, self._access, self._reconciler, self._clock, ready
         )
-        self._services.append(made)
         try:
             self._reconciler.bring_up([spec], timeout, made.settle)
         except BaseException:
             made.release()
             raise
+        self._services.append(made)
         return made
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ General layout:
     _specs.py        what is wanted;  _machines.py  pure: which has which GPUs
     _manager.py      ClusterManager and its handles: what users hold
     _cloud.py        the cloud of clusters and pools;  _asked.py  its memory
+    _places.py       where clusters are;  _emptying.py  what would outlive one
+    _accesses.py     connections to their Kubernetes
     _requests.py, _reading.py, _words.py, _nodes.py   pure: what it is told,
                      and what its answers mean
     _gke.py          the wire
