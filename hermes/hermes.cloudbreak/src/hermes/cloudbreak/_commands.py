@@ -26,6 +26,7 @@ from hermes.cloudbreak.errors import (
     AlreadyThere,
     CloudbreakError,
     InvalidSpec,
+    NotThere,
 )
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reaping import delete, expired
@@ -298,7 +299,7 @@ def logs(
 def _show_logs(cloud: Together, key: Key, *, is_only: bool) -> None:
     try:
         found = cloud.logs(key)
-    except InvalidSpec as error:
+    except (InvalidSpec, NotThere) as error:
         if is_only:
             raise
         say(str(error))

@@ -63,12 +63,14 @@ def run_plugin(
     try:
         said, complaint = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
+        _end(process)
         raise CloudUnavailable(
             f"exec command={name!r} of the kubeconfig gave no credentials "
             f"within {limit:g} s, and was ended"
         ) from None
-    finally:
+    except BaseException:  # Ctrl-C
         _end(process)
+        raise
     if process.returncode:
         raise Refused(
             f"exec command={name!r} of the kubeconfig ended with exit code "
@@ -94,7 +96,7 @@ def _environment(
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Leave nothing of it: also after Ctrl-C, and of what it has started."""
+    """Leave nothing of it, nor of what it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

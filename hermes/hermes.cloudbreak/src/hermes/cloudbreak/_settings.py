@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def settings_of(spec: Any) -> dict[str, Any]:
     }
 
 
-def record(spec: Spec, live: Mapping[str, Any] | frozenset[str]) -> str:
+def record(spec: Spec, live: Collection[str]) -> str:
     """Write down what was asked for.
 
     Args:
