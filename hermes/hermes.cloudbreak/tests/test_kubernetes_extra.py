@@ -29,6 +29,19 @@ def test_what_needs_the_extra_names_it(missing, module) -> None:
     assert "extra `kubernetes` of hermes-cloudbreak" in done.stderr
 
 
+def test_who_may_have_to_empty_clusters_is_told_before_there_are_any() -> None:
+    program = (
+        "import sys; sys.modules['kubernetes'] = None\n"
+        "from hermes.cloudbreak.clouds.google import GKECloud\n"
+        "from google.auth.credentials import AnonymousCredentials\n"
+        "GKECloud('p', credentials=AnonymousCredentials())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert "extra `kubernetes` of hermes-cloudbreak" in done.stderr
+
+
 @pytest.mark.parametrize("module", ["manifests", "deployment", "reconciler"])
 def test_what_is_pure_needs_no_extra(module) -> None:
     done = run("kubernetes", module)

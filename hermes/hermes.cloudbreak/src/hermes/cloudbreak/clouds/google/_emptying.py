@@ -35,11 +35,15 @@ class Emptying:
     def __init__(
         self, remove: BalancerRemover | None, today: Callable[[], float]
     ) -> None:
+        self._accesses: Accesses | None = None
+        if remove is None:
+            # Now, and not when something has to go and an extra is missing.
+            self._accesses = _make_accesses()
+            remove = self._accesses.remove_balancers
         self._remove = remove
         self._today = today
         self._lock = threading.Lock()
         self._begun: dict[Key, float] = {}
-        self._accesses: Accesses | None = None
 
     def close(self) -> None:
         """Close connections that were opened for it."""
@@ -56,7 +60,7 @@ class Emptying:
         with self._lock:
             age = self._today() - self._begun.setdefault(key, self._today())
         try:
-            left = self._find_remover()(endpoint)
+            left = self._remove(endpoint)
         except CloudError as error:
             patience, why = _SILENCE, f"its load balancers: {error}"
         else:
@@ -79,13 +83,10 @@ class Emptying:
         with self._lock:
             self._begun.pop(key, None)
 
-    def _find_remover(self) -> BalancerRemover:
-        if self._remove is not None:
-            return self._remove
-        from hermes.cloudbreak.clouds.google._accesses import (  # noqa: PLC0415
-            Accesses,
-        )
 
-        with self._lock:
-            self._accesses = self._accesses or Accesses()
-            return self._accesses.remove_balancers
+def _make_accesses() -> Accesses:
+    from hermes.cloudbreak.clouds.google._accesses import (  # noqa: PLC0415
+        Accesses,
+    )
+
+    return Accesses()
