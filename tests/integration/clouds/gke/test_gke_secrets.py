@@ -28,6 +28,7 @@ key, endpoint = sys.argv[1:]
 manager = google.ClusterManager(
     "us-central1-a", credentials=key, api_endpoint=endpoint, timeout=60
 )
+manager._cloud._emptying._remove = lambda _: []  # they are nowhere
 with manager:
     cluster = manager.add(google.Cluster("main"))
     print(manager, cluster, cluster.endpoint, cluster.endpoint.token())
