@@ -225,7 +225,8 @@ class Model:
             samples=sample_inputs,
             input_names=input_names,
             output_names=output_names,
-            declared={name: t.shape for name, t in self.inputs.items()},
+            inputs=_infos(self.inputs),
+            outputs=_infos(self.outputs),
             max_batch_size=self.config.max_batch_size,
             verify=verify,
             options=exporter_options,
@@ -271,6 +272,12 @@ class Model:
                 " to replace it"
             )
             raise VersionExists(msg)
+
+
+def _infos(tensors: Mapping[str, ExposedTensor]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(t.name, t.shape, t.dtype) for t in tensors.values()
+    )
 
 
 def _declare(config: ModelConfig, artifact: Artifact) -> ModelConfig:

@@ -21,12 +21,18 @@ from hermes.quiver.platforms import Platform
 __all__ = ("Artifact", "Request", "TensorInfo", "export", "find")
 
 # (source, platform) -> module of this package, and its function. A source is
-# the package that the network's class, or one of its bases, comes from; or
-# "file", the address of one.
+# the package that the network's class, or one of its bases, comes from;
+# "model", a model of a repository; "file", the address of one; "class".
 _EXPORTERS = {
     ("torch", Platform.ONNX): ("torch", "to_onnx"),
+    ("torch", Platform.TORCHSCRIPT): ("torch", "to_torchscript"),
     ("onnx", Platform.ONNX): ("onnx", "to_onnx"),
+    ("file", Platform.ONNX): ("onnx", "to_onnx"),
+    ("model", Platform.ONNX): ("onnx", "to_onnx"),
+    ("file", Platform.PYTHON): ("python", "to_python"),
+    ("class", Platform.PYTHON): ("python", "to_python"),
 }
+_MODELS = "hermes.quiver.models"
 
 
 def export(
@@ -67,19 +73,35 @@ def find(
                 load(f"{__name__}.{module}"), function
             )
             return found
-    known = ", ".join(f"{p} -> {target.name}" for p, target in _EXPORTERS)
+    raise UnsupportedExport(_unsupported(network, platform))
+
+
+def _unsupported(network: Any, platform: Platform | str) -> str:
     target = getattr(platform, "name", platform)
-    msg = (
-        f"no exporter takes a {type(network).__module__}."
-        f"{type(network).__qualname__} to {target}; there are: {known}"
+    known: dict[str, list[str]] = {}
+    for source, possible in _EXPORTERS:
+        known.setdefault(source, []).append(possible.name)
+    rows = "; ".join(
+        f"{source} -> {', '.join(names)}" for source, names in known.items()
     )
-    raise UnsupportedExport(msg)
+    if isinstance(network, type):
+        name = network.__qualname__
+        what = f"the class {name} (meant was {name}()?)"
+    else:
+        kind = type(network)
+        what = f"a {kind.__module__}.{kind.__qualname__}"
+    return f"no exporter takes {what} to {target}; there are: {rows}"
 
 
 def _sources(network: Any) -> list[str]:
     if isinstance(network, str | os.PathLike):
         return ["file"]
-    return [c.__module__.split(".")[0] for c in type(network).__mro__]
+    if isinstance(network, type):
+        return ["class"]
+    modules = [c.__module__ for c in type(network).__mro__]
+    return ["model"] * (_MODELS in modules) + [
+        module.split(".")[0] for module in modules
+    ]
 
 
 def _verify(artifact: Artifact, request: Request) -> None:

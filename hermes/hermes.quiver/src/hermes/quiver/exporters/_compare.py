@@ -26,6 +26,7 @@ def compare(artifact: Artifact, session: Session, max_batch_size: int) -> None:
     """Compare an artifact with the network it came from.
 
     Where the batch is variable they run at batch 1, 2 and the maximum.
+    Each of the artifact's other samples is compared, too.
 
     Args:
         artifact: The artifact, with samples.
@@ -39,7 +40,7 @@ def compare(artifact: Artifact, session: Session, max_batch_size: int) -> None:
     if artifact.reference is None:
         return
     names = [tensor.name for tensor in artifact.outputs]
-    for arrays in _batches(artifact, max_batch_size):
+    for arrays in (*_batches(artifact, max_batch_size), *artifact.others):
         expected = artifact.reference(arrays)
         actual = session(names, arrays)
         for name, ours, theirs in zip(names, actual, expected, strict=True):

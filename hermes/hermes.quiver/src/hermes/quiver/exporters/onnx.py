@@ -1,24 +1,47 @@
-"""An ONNX graph -> ONNX."""
+"""An ONNX graph, in memory, in a file or in a repository -> ONNX."""
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import EncodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from hermes.quiver import dtypes
 from hermes.quiver.errors import InvalidInput
 from hermes.quiver.exporters._types import Artifact, Request, TensorInfo
 from hermes.quiver.platforms import Platform
 
-__all__ = ("describe", "to_onnx")
+__all__ = ("check_size", "describe", "load", "refuse_requests", "to_onnx")
+
+# What protobuf can hold; external data would be files beside the graph.
+_LARGEST = 2**31 - 1
 
 
-def to_onnx(network: onnx.ModelProto, request: Request) -> Artifact:
+def to_onnx(network: Any, request: Request) -> Artifact:
     """Take an ONNX graph as it is, after checking it.
+
+    Args:
+        network: A ``ModelProto``, the address of a file (what it keeps in
+            files beside it is put into the graph), or a model of a
+            repository, whose latest version is taken.
+        request: How to export it.
 
     Raises:
         InvalidInput: If the graph is not valid, or anything was requested
             that only an exporter could do.
+    """
+    refuse_requests(request, "an ONNX graph")
+    return describe(load(network))
+
+
+def refuse_requests(request: Request, what: str) -> None:
+    """Refuse what only an exporter could do.
+
+    Raises:
+        InvalidInput: If anything of it was requested.
     """
     asked = {
         "input_shapes": request.shapes,
@@ -30,11 +53,54 @@ def to_onnx(network: onnx.ModelProto, request: Request) -> Artifact:
     unusable = [name for name, value in asked.items() if value is not None]
     if unusable:
         msg = (
-            f"an ONNX graph is exported as it is: {', '.join(unusable)}"
-            " cannot be used; change the graph instead"
+            f"{what} is exported as it is: {', '.join(unusable)}"
+            " cannot be used; change it instead"
         )
         raise InvalidInput(msg)
-    return describe(network)
+
+
+def load(network: Any) -> onnx.ModelProto:
+    """Read a graph from wherever it is.
+
+    Args:
+        network: See `to_onnx`.
+
+    Raises:
+        InvalidInput: If there is no ONNX graph.
+    """
+    if isinstance(network, onnx.ModelProto):
+        return network
+    if isinstance(network, str | os.PathLike):
+        return _from_file(Path(network))
+    if network.platform != Platform.ONNX:
+        msg = (
+            f"model {network.name!r} is {network.platform}; only a model of"
+            f" {Platform.ONNX.value} has an ONNX graph"
+        )
+        raise InvalidInput(msg)
+    return onnx.load_from_string(network.read_version())
+
+
+def _from_file(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path)
+    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
+        msg = f"{path} cannot be read as an ONNX graph: {error}"
+        raise InvalidInput(msg) from error
+
+
+def check_size(num_bytes: int) -> None:
+    """Refuse what does not fit in one file of ONNX.
+
+    Raises:
+        InvalidInput: If it has more than 2 GB.
+    """
+    if num_bytes > _LARGEST:
+        msg = (
+            f"the network has {num_bytes / 1e9:.1f} GB, and ONNX holds 2;"
+            " export it in half precision, in parts, or to another platform"
+        )
+        raise InvalidInput(msg)
 
 
 def describe(network: onnx.ModelProto) -> Artifact:

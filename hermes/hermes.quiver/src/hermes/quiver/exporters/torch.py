@@ -1,126 +1,93 @@
-"""A ``torch.nn.Module`` -> ONNX, through torch's dynamo-based exporter."""
+"""A ``torch.nn.Module`` -> ONNX and TorchScript."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxscript  # noqa: F401  # torch.onnx needs it: fail here, named
 import torch
 
-from hermes.quiver._examples import example
-from hermes.quiver.config import Dims
 from hermes.quiver.errors import ExportFailed, InvalidInput
-from hermes.quiver.exporters._types import Arrays, Artifact, Request
-from hermes.quiver.exporters.onnx import describe
+from hermes.quiver.exporters._inputs import refuse_unknown
+from hermes.quiver.exporters._quiet import quiet
+from hermes.quiver.exporters._torch_errors import explain
+from hermes.quiver.exporters._torch_network import (
+    Prepared,
+    as_array,
+    as_tensors,
+    evaluating,
+    prepare,
+)
+from hermes.quiver.exporters._types import (
+    Arrays,
+    Artifact,
+    Request,
+    Session,
+    TensorInfo,
+)
+from hermes.quiver.exporters.onnx import check_size, describe
+from hermes.quiver.platforms import Platform
 
-__all__ = ("to_onnx",)
+__all__ = ("open_artifact", "to_onnx", "to_torchscript")
 
-_OPTIONS = {"opset_version"}
-# Dynamo takes an axis of size 0 or 1 for a constant, so that an example of a
-# variable batch must have at least two rows.
-_EXAMPLE_BATCH = 2
-
-
-class _Positional(torch.nn.Module):
-    """Takes the tensors in order, whatever the network calls them.
-
-    With ``arguments`` it passes them on by name, so that others in between
-    keep their defaults.
-    """
-
-    def __init__(
-        self, network: torch.nn.Module, arguments: Sequence[str] | None
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.arguments = arguments
-
-    def forward(self, *tensors: torch.Tensor) -> Any:
-        if self.arguments is None:
-            return self.network(*tensors)
-        return self.network(**dict(zip(self.arguments, tensors, strict=True)))
+# Below it torch's exporter has no operators, and its predecessor takes over.
+_OLDEST_OPSET = 18
+_LOGGERS = ("torch", "onnxscript", "onnx_ir")
+_METHODS = ("trace", "script")
+# Where the names of a TorchScript's inputs and outputs are kept in its file.
+_NAMES = "hermes.json"
 
 
 def to_onnx(network: torch.nn.Module, request: Request) -> Artifact:
     """Export a module in evaluation mode; it is left as it was.
 
+    Option: ``opset_version``, of ONNX's operators. Below 18 torch's older
+    exporter is used, which records what the network does with its example.
+
     Raises:
         ExportFailed: If torch cannot export it.
         InvalidInput: If the request does not fit the module's ``forward``.
     """
-    unknown = set(request.options) - _OPTIONS
-    if unknown:
-        msg = f"unknown option {sorted(unknown)}; torch takes {_OPTIONS}"
-        raise InvalidInput(msg)
-    shapes, samples = _inputs(network, request)
-    device = _device(network)
-    arguments = None if request.input_names else list(samples)
-    with _evaluating(network):
-        positional = _Positional(network, arguments)
-        outputs = _run(positional, samples, device)
-        names = _output_names(request.output_names, len(outputs))
-        proto = _graph_of(positional, samples, shapes, names, device, request)
+    refuse_unknown(request.options, ("opset_version",), "torch -> ONNX")
+    opset = request.options.get("opset_version")
+    state = [*network.parameters(), *network.buffers()]
+    check_size(sum(t.numel() * t.element_size() for t in state))
+    with evaluating(network):
+        prepared = prepare(network, request)
+        old = opset is not None and opset < _OLDEST_OPSET
+        export = _recorded if old else _captured
+        proto, others = _attempt(
+            prepared, "ONNX", lambda: export(prepared, opset)
+        )
     artifact = describe(proto)
+    _check_as_asked(prepared, artifact, proto, opset)
     return dataclasses.replace(
         artifact,
-        samples=samples,
-        reference=lambda arrays: _evaluate(positional, arrays, device),
+        samples=prepared.samples,
+        others=others,
+        reference=prepared.reference,
     )
 
 
-def _graph_of(
-    positional: _Positional,
-    samples: Arrays,
-    shapes: Mapping[str, tuple[int | None, ...]],
-    output_names: Sequence[str],
-    device: torch.device,
-    request: Request,
-) -> onnx.ModelProto:
-    name = type(positional.network).__qualname__
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                positional,
-                args=_tensors(samples, device),
-                dynamo=True,
-                verbose=False,
-                input_names=list(samples),
-                output_names=list(output_names),
-                dynamic_shapes={"tensors": _dynamic_shapes(shapes)},
-                opset_version=request.options.get("opset_version"),
-                external_data=False,
-            )
-    except Exception as error:
-        msg = f"torch cannot export {name} to ONNX: {error}"
-        raise ExportFailed(msg) from error
-    if program is None:  # torch's annotation allows it
-        msg = f"torch exported nothing for {name}"
-        raise ExportFailed(msg)
+def _captured(prepared: Prepared, opset: int | None) -> onnx.ModelProto:
+    program = torch.onnx.export(
+        prepared.network,
+        args=prepared.tensors(),
+        dynamo=True,
+        verbose=False,
+        input_names=list(prepared.samples),
+        output_names=list(prepared.outputs),
+        dynamic_shapes={"tensors": _dynamic_shapes(prepared.shapes)},
+        opset_version=opset,
+        external_data=False,
+    )
     return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's own deprecations, and what else it did not find."""
-    # Below this logger torch says which other packages are not installed.
-    logger = logging.getLogger("torch.onnx._internal.exporter")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _dynamic_shapes(
@@ -138,158 +105,182 @@ def _dynamic_shapes(
     )
 
 
-def _inputs(
-    network: torch.nn.Module, request: Request
-) -> tuple[dict[str, tuple[int | None, ...]], Arrays]:
-    """The shape and an example of each input, in ``forward``'s order."""
-    arguments = list(request.input_names or _arguments(network))
-    given = _by_name("sample_inputs", request.samples, arguments)
-    wanted = request.shapes or (None if given else request.declared)
-    shapes = _by_name("input_shapes", wanted, arguments)
-    arrays = {name: np.asarray(sample) for name, sample in given.items()}
-    if not shapes and not arrays:
-        msg = (
-            "give input_shapes (or sample_inputs), e.g."
-            f" input_shapes={{{arguments[0]!r}: (None, 2, 8192)}}"
-        )
-        raise InvalidInput(msg)
-    described = {
-        name: tuple(None if d is None or d < 0 else int(d) for d in shape)
-        for name, shape in shapes.items()
-    } or {name: (None, *array.shape[1:]) for name, array in arrays.items()}
-    rng = np.random.default_rng(0)
-    samples = {
-        name: _sample(name, shape, arrays.get(name), rng)
-        for name, shape in described.items()
-    }
-    return described, samples
-
-
-def _arguments(network: torch.nn.Module) -> list[str]:
-    parameters = inspect.signature(network.forward).parameters.values()
-    return [
-        p.name
-        for p in parameters
-        if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
-    ]
-
-
-def _by_name(
-    what: str, values: Any, arguments: Sequence[str]
-) -> dict[str, Any]:
-    if values is None:
-        return {}
-    if isinstance(values, Mapping):
-        unknown = [name for name in values if name not in arguments]
-        if unknown:
-            msg = (
-                f"{what} names {unknown}, but the network's forward takes"
-                f" {list(arguments)}"
-            )
-            raise InvalidInput(msg)
-        return {name: values[name] for name in arguments if name in values}
-    if len(values) > len(arguments):
-        msg = (
-            f"{what} has {len(values)} entries, but the network's forward"
-            f" takes {list(arguments)}"
-        )
-        raise InvalidInput(msg)
-    return dict(zip(arguments, values, strict=False))
-
-
-def _sample(
-    name: str,
-    shape: Dims,
-    given: npt.NDArray[Any] | None,
-    rng: np.random.Generator,
-) -> npt.NDArray[Any]:
-    if given is None:
-        if None in shape[1:]:
-            msg = (
-                f"input {name!r} has a variable axis besides the batch"
-                f" ({shape}); give an example of it in sample_inputs"
-            )
-            raise InvalidInput(msg)
-        size = [_EXAMPLE_BATCH if d is None else d for d in shape]
-        return example(rng, size, np.float32)
-    if not _fits(given.shape, shape):
-        msg = (
-            f"sample_inputs[{name!r}] has shape {given.shape}, which does not"
-            f" fit input_shapes {tuple(shape)}"
-        )
-        raise InvalidInput(msg)
-    if shape and shape[0] is None and len(given) < _EXAMPLE_BATCH:
-        return np.repeat(given, _EXAMPLE_BATCH, axis=0)
-    return given
-
-
-def _fits(actual: Sequence[int], shape: Dims) -> bool:
-    return len(actual) == len(shape) and all(
-        wanted in {None, size}
-        for size, wanted in zip(actual, shape, strict=True)
+def _recorded(prepared: Prepared, opset: int | None) -> onnx.ModelProto:
+    file = io.BytesIO()
+    torch.onnx.export(
+        prepared.network,
+        prepared.tensors(),
+        file,
+        dynamo=False,
+        input_names=list(prepared.samples),
+        output_names=list(prepared.outputs),
+        dynamic_axes={
+            name: {
+                axis: f"{name}_{axis}" if axis else "batch"
+                for axis, size in enumerate(shape)
+                if size is None
+            }
+            for name, shape in prepared.shapes.items()
+        },
+        opset_version=opset,
     )
+    return onnx.load_from_string(file.getvalue())
 
 
-def _output_names(names: Sequence[str] | None, count: int) -> list[str]:
-    if names is None:
-        return [f"output_{i}" for i in range(count)]
-    if len(names) != count:
-        msg = f"output_names={list(names)}, but the network gives {count}"
-        raise InvalidInput(msg)
-    return list(names)
-
-
-@contextmanager
-def _evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each submodule gets its own mode back."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
+def _attempt(
+    prepared: Prepared, target: str, export: Callable[[], Any]
+) -> tuple[Any, tuple[Arrays, ...]]:
+    """Export, and say which other examples the result is to be tried on."""
     try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _device(network: torch.nn.Module) -> torch.device:
-    tensors = [*network.parameters(), *network.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
-
-
-def _tensors(arrays: Arrays, device: torch.device) -> tuple[torch.Tensor, ...]:
-    # ascontiguousarray would make a vector of a scalar
-    return tuple(
-        torch.from_numpy(np.array(array, order="C")).to(device)
-        for array in arrays.values()
-    )
-
-
-def _run(
-    network: torch.nn.Module, arrays: Arrays, device: torch.device
-) -> list[torch.Tensor]:
-    try:
-        result = network(*_tensors(arrays, device))
+        with quiet(*_LOGGERS) as heard:
+            exported = export()
     except Exception as error:
-        shapes = {name: array.shape for name, array in arrays.items()}
-        msg = f"the network does not run on inputs of {shapes}: {error}"
-        raise InvalidInput(msg) from error
-    if isinstance(result, torch.Tensor):
-        return [result]
-    if isinstance(result, tuple | list) and all(
-        isinstance(item, torch.Tensor) for item in result
-    ):
-        return list(result)
-    msg = (
-        f"the network returns a {type(result).__qualname__}; exported are"
-        " networks that return a tensor, or a tuple or list of tensors"
+        what = f"{prepared.name} to {target}"
+        msg = f"torch cannot export {what}: {explain(error)}"
+        raise ExportFailed(msg) from error
+    others = prepared.others
+    # A recording has only one side of each branch. Not every warning is of
+    # one; the other side of zero mostly shows which are.
+    if any(issubclass(w.category, torch.jit.TracerWarning) for w in heard):
+        others = (*others, *prepared.negated())
+    return exported, others
+
+
+def _check_as_asked(
+    prepared: Prepared,
+    artifact: Artifact,
+    proto: onnx.ModelProto,
+    opset: int | None,
+) -> None:
+    inputs = [tensor.name for tensor in artifact.inputs]
+    if inputs != list(prepared.samples):
+        msg = (
+            f"torch exported {prepared.name} with the inputs {inputs} instead"
+            f" of {list(prepared.samples)}; does forward use them all, and"
+            " give back none as it is?"
+        )
+        raise ExportFailed(msg)
+    got = proto.opset_import[0].version
+    if opset is not None and got != opset:
+        msg = (
+            f"opset_version={opset} is not what torch can export; leave it"
+            f" out ({got} is what this network comes with)"
+        )
+        raise ExportFailed(msg)
+
+
+def to_torchscript(network: torch.nn.Module, request: Request) -> Artifact:
+    """Record (or compile) a module in evaluation mode; it is left as it was.
+
+    The result is frozen, and runs on the device that it is loaded to.
+    Option: ``method``, ``"trace"`` (what it does with an example) or
+    ``"script"`` (compiled, with branches and loops); what is a
+    ``ScriptModule`` already is taken as it is.
+
+    Raises:
+        ExportFailed: If torch cannot export it.
+        InvalidInput: If the request does not fit the module's ``forward``.
+    """
+    refuse_unknown(request.options, ("method",), "torch -> TORCHSCRIPT")
+    is_script = isinstance(network, torch.jit.ScriptModule)
+    method = request.options.get("method", _METHODS[is_script])
+    if method not in _METHODS:
+        msg = f"method={method!r} is none of {', '.join(_METHODS)}"
+        raise InvalidInput(msg)
+    with evaluating(network):
+        prepared = prepare(network, request)
+        _check_indices(list(prepared.outputs))
+        make = _traced if method == "trace" else _scripted
+        content, others = _attempt(
+            prepared, "TorchScript", lambda: _content(make(prepared), prepared)
+        )
+        outputs = prepared.output_infos()
+    return Artifact(
+        files={Platform.TORCHSCRIPT.filename: content},
+        inputs=tuple(
+            TensorInfo(name, shape, prepared.samples[name].dtype)
+            for name, shape in prepared.shapes.items()
+        ),
+        outputs=outputs,
+        samples=prepared.samples,
+        others=others,
+        reference=prepared.reference,
+        runtime=__name__,
     )
-    raise InvalidInput(msg)
 
 
-def _evaluate(
-    network: torch.nn.Module, arrays: Arrays, device: torch.device
-) -> list[npt.NDArray[Any]]:
-    with _evaluating(network):
-        outputs = _run(network, arrays, device)
-    return [output.cpu().numpy() for output in outputs]
+def _check_indices(names: Sequence[str]) -> None:
+    """Triton's backend takes the digits after ``__`` for an output's place."""
+    places = [name.partition("__")[2] for name in names]
+    if not all(place.isdigit() for place in places):
+        return
+    if [int(place) for place in places] != list(range(len(names))):
+        msg = (
+            f"output_names={list(names)}: Triton takes the digits after '__'"
+            " for the output's place, which counts from 0"
+        )
+        raise InvalidInput(msg)
+
+
+def _traced(prepared: Prepared) -> torch.jit.ScriptModule:
+    # Triton finds inputs by the names of forward's arguments.
+    network = prepared.network.with_signature(list(prepared.samples))
+    return torch.jit.trace(network, prepared.tensors(), check_trace=False)
+
+
+def _scripted(prepared: Prepared) -> torch.jit.ScriptModule:
+    network = prepared.network.network
+    if isinstance(network, torch.jit.ScriptModule):
+        return network
+    return torch.jit.script(network)
+
+
+def _content(module: torch.jit.ScriptModule, prepared: Prepared) -> bytes:
+    if hasattr(module, "training"):  # else it is frozen already
+        module = torch.jit.freeze(module)
+    _follow_inputs(module.graph)
+    names = {"inputs": [*prepared.samples], "outputs": [*prepared.outputs]}
+    file = io.BytesIO()
+    torch.jit.save(module, file, {_NAMES: json.dumps(names)})
+    return file.getvalue()
+
+
+def _follow_inputs(graph: Any) -> None:
+    """Let new tensors be where the inputs are, not where the example was."""
+    tensors = [
+        value
+        for value in graph.inputs()
+        if isinstance(value.type(), torch._C.TensorType)
+    ]
+    kind = torch._C.DeviceObjType
+    for node in graph.findAllNodes("prim::Constant"):
+        if tensors and isinstance(node.output().type(), kind):
+            device = graph.create("prim::device", tensors[:1])
+            device.output().setType(kind.get())
+            graph.prependNode(device)
+            node.output().replaceAllUsesWith(device.output())
+            node.destroy()
+
+
+def open_artifact(files: Mapping[str, bytes]) -> Session:
+    """Load the TorchScript among a version's files, on the CPU."""
+    kept = {_NAMES: ""}
+    with quiet(*_LOGGERS):
+        module = torch.jit.load(
+            io.BytesIO(files[Platform.TORCHSCRIPT.filename]),
+            map_location="cpu",
+            _extra_files=kept,
+        )
+    names = json.loads(kept[_NAMES])
+
+    def session(
+        wanted: Sequence[str], feeds: Arrays
+    ) -> list[npt.NDArray[Any]]:
+        arrays = {name: feeds[name] for name in names["inputs"]}
+        with torch.no_grad():
+            result = module(*as_tensors(arrays, torch.device("cpu")))
+        outputs = result if isinstance(result, tuple) else (result,)
+        given = dict(zip(names["outputs"], outputs, strict=True))
+        return [as_array(given[name]) for name in wanted]
+
+    return session

@@ -1,0 +1,225 @@
+"""Pure: what a network takes, from what the user says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hermes.quiver._examples import example
+from hermes.quiver.config import Dims
+from hermes.quiver.errors import InvalidInput
+from hermes.quiver.exporters._types import Arrays, Request
+
+__all__ = ("Described", "by_name", "describe_inputs", "refuse_unknown")
+
+# Frameworks take an axis of size 0 or 1 for a constant, so that an example of
+# a variable batch must have at least two rows.
+_BATCH = 2
+# Tried one after another for other variable axes: networks have a smallest
+# input, and some a largest.
+_SIZES = (64, 16, 256, 1024, 8192)
+
+
+@dataclass(frozen=True)
+class Described:
+    """The inputs of a network, in the order of its arguments.
+
+    Attributes:
+        shapes: Their shapes; None is variable.
+        dtypes: Their dtypes.
+        given: Examples of them, as far as the user gave any.
+    """
+
+    shapes: Mapping[str, tuple[int | None, ...]]
+    dtypes: Mapping[str, np.dtype]
+    given: Arrays
+
+    @property
+    def guessed(self) -> list[str]:
+        """Inputs with sizes that nobody knows but the network."""
+        return [
+            name
+            for name, shape in self.shapes.items()
+            if name not in self.given and None in shape[1:]
+        ]
+
+    def examples(self) -> Iterator[Arrays]:
+        """Examples of all inputs: the first on which it runs is to be used."""
+        for size in _SIZES if self.guessed else _SIZES[:1]:
+            rng = np.random.default_rng(0)
+            yield {
+                name: self._example(name, size, rng) for name in self.shapes
+            }
+
+    def _example(
+        self, name: str, size: int, rng: np.random.Generator
+    ) -> npt.NDArray[Any]:
+        shape = self.shapes[name]
+        if name not in self.given:
+            sizes = [
+                d if d is not None else size if axis else _BATCH
+                for axis, d in enumerate(shape)
+            ]
+            return example(rng, sizes, self.dtypes[name])
+        given = self.given[name]
+        if shape and shape[0] is None and len(given) < _BATCH:
+            return np.repeat(given, _BATCH, axis=0)
+        return given
+
+    def resized(self, arrays: Arrays) -> Iterator[Arrays]:
+        """The same with other sizes of the variable axes but the batch.
+
+        First twice as long, then half as long: what a size has to be a
+        multiple of, these mostly are too. Nothing where no axis is variable.
+        """
+        axes = {
+            name: [axis for axis, d in enumerate(shape) if axis and d is None]
+            for name, shape in self.shapes.items()
+        }
+        if not any(axes.values()):
+            return
+        for change in (_double, _halve):
+            yield {n: change(array, axes[n]) for n, array in arrays.items()}
+
+
+def _double(array: npt.NDArray[Any], axes: Sequence[int]) -> npt.NDArray[Any]:
+    for axis in axes:
+        array = np.concatenate([array, array], axis)
+    return array
+
+
+def _halve(array: npt.NDArray[Any], axes: Sequence[int]) -> npt.NDArray[Any]:
+    for axis in axes:
+        array = np.take(array, range(max(1, array.shape[axis] // 2)), axis)
+    return array
+
+
+def describe_inputs(
+    request: Request, arguments: Sequence[str], dtype: npt.DTypeLike
+) -> Described:
+    """Find shape and dtype of each input.
+
+    Args:
+        request: Shapes and samples (numpy arrays) that the user gave.
+        arguments: Names of what the network takes, in order.
+        dtype: Dtype of inputs of which there is neither a sample nor a
+            declaration.
+
+    Raises:
+        InvalidInput: If they contradict each other or the arguments.
+    """
+    samples = by_name("sample_inputs", request.samples, arguments)
+    given = {name: np.asarray(sample) for name, sample in samples.items()}
+    wanted = request.shapes or (None if given else request.declared)
+    shapes = by_name("input_shapes", _nested(wanted), arguments)
+    if not shapes and not given:
+        msg = (
+            "give input_shapes (or sample_inputs), e.g."
+            f" input_shapes={{{arguments[0]!r}: (None, 2, 8192)}}"
+        )
+        raise InvalidInput(msg)
+    described = {
+        name: _shape(repr(name), shapes[name])
+        if name in shapes
+        else (None, *given[name].shape[1:])[: given[name].ndim]
+        for name in arguments
+        if name in shapes or name in given
+    }
+    _check_given(given, described)
+    known = {tensor.name: tensor.dtype for tensor in request.inputs}
+    known |= {name: array.dtype for name, array in given.items()}
+    return Described(
+        described,
+        {name: known.get(name, np.dtype(dtype)) for name in described},
+        given,
+    )
+
+
+def _nested(shapes: Any) -> Any:
+    """Refuse a single shape where one for each input is asked for."""
+    sizes = [] if isinstance(shapes, Mapping) else (shapes or [])
+    for size in sizes:
+        if size is None or isinstance(size, int):
+            _shape("an input", size)
+    return shapes
+
+
+def _shape(name: str, shape: Any) -> tuple[int | None, ...]:
+    sizes = list(shape) if isinstance(shape, Sequence | np.ndarray) else [0]
+    for size in sizes:
+        if size is not None and (
+            not hasattr(size, "__index__") or size < -1 or size == 0
+        ):
+            msg = (
+                f"input_shapes: {shape!r} is no shape of {name}; give one"
+                " for each input, of whole numbers from 1 and None (or -1)"
+                " where it is variable, e.g. [(None, 2, 8192)]"
+            )
+            raise InvalidInput(msg)
+    return tuple(None if d is None or d < 0 else int(d) for d in sizes)
+
+
+def by_name(
+    what: str, values: Any, arguments: Sequence[str]
+) -> dict[str, Any]:
+    """Give what the user gave by name or in order, by name and in order.
+
+    Raises:
+        InvalidInput: If the network has no such arguments.
+    """
+    if values is None:
+        return {}
+    if isinstance(values, Mapping):
+        unknown = [name for name in values if name not in arguments]
+        if unknown:
+            msg = (
+                f"{what} names {unknown}, but the network's forward takes"
+                f" {list(arguments)}"
+            )
+            raise InvalidInput(msg)
+        return {name: values[name] for name in arguments if name in values}
+    if len(values) > len(arguments):
+        msg = (
+            f"{what} has {len(values)} entries, but the network's forward"
+            f" takes {list(arguments)}"
+        )
+        raise InvalidInput(msg)
+    return dict(zip(arguments, values, strict=False))
+
+
+def _check_given(
+    given: Arrays, shapes: Mapping[str, tuple[int | None, ...]]
+) -> None:
+    for name, array in given.items():
+        if not _fits(array.shape, shapes[name]):
+            msg = (
+                f"sample_inputs[{name!r}] has shape {array.shape}, which does"
+                f" not fit input_shapes {shapes[name]}"
+            )
+            raise InvalidInput(msg)
+
+
+def _fits(actual: Sequence[int], shape: Dims) -> bool:
+    return len(actual) == len(shape) and all(
+        wanted in {None, size}
+        for size, wanted in zip(actual, shape, strict=True)
+    )
+
+
+def refuse_unknown(
+    options: Mapping[str, Any], known: Sequence[str], where: str
+) -> None:
+    """Refuse options that an exporter does not have.
+
+    Raises:
+        InvalidInput: If there are any.
+    """
+    unknown = sorted({*options} - {*known})
+    if unknown:
+        takes = ", ".join(sorted(known)) or "none"
+        msg = f"unknown option {unknown}; {where} takes: {takes}"
+        raise InvalidInput(msg)
