@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermes.quiver import dtypes
 from hermes.quiver.errors import VerificationFailed
 from hermes.quiver.exporters._types import Arrays, Artifact, Session
 
@@ -16,6 +17,7 @@ __all__ = ("compare",)
 # Largest difference allowed, relative to the largest output: the artifact
 # sums in another order than the framework.
 _TOLERANCE = {
+    dtypes.from_triton("TYPE_BF16"): 5e-2,
     np.dtype(np.float16): 1e-2,
     np.dtype(np.float32): 1e-4,
     np.dtype(np.float64): 1e-9,
@@ -89,6 +91,7 @@ def _compare(
             f"output {name!r} at batch {len(actual)}: the artifact gives"
             f" {actual[where]}, the network {expected[where]} at"
             f" {where} (allowed difference {allowed:.3g}); is the network"
-            " deterministic? verify=False exports it unchecked"
+            " deterministic, without branches on values? verify=False exports"
+            " it unchecked"
         )
         raise VerificationFailed(msg)

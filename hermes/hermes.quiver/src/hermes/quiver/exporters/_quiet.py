@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
 __all__ = ("quiet",)
 
+_STREAMS = (1, 2)  # standard output and error
+
 
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[list[warnings.WarningMessage]]:
-    """Keep warnings, prints and some loggers from the user.
+    """Keep warnings, standard error and some loggers from the user.
 
-    What matters of it is in the error that an exporter raises. Standard
-    output is the whole process's: what other threads print meanwhile is lost
-    too.
+    What matters of it is in the error that an exporter raises. Standard error
+    is the whole process's: what other threads write to it meanwhile is lost
+    too, as is what is not Python's on standard output.
 
     Args:
         loggers: Names of loggers; those below them are silent too.
@@ -28,7 +33,7 @@ def quiet(*loggers: str) -> Iterator[list[warnings.WarningMessage]]:
     with contextlib.ExitStack() as stack:
         for logger in _with_handlers(loggers):
             stack.enter_context(_without_handlers(logger))
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(_without_output())
         caught = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
         yield caught
@@ -55,3 +60,23 @@ def _without_handlers(logger: logging.Logger) -> Iterator[None]:
     finally:
         logger.handlers[:] = handlers
         logger.propagate = propagate
+
+
+@contextlib.contextmanager
+def _without_output() -> Iterator[None]:
+    """Python's standard error, and what libraries in C++ write to."""
+    flush = ctypes.CDLL(None).fflush
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        stack.callback(os.close, nowhere)
+        for stream in _STREAMS:
+            kept = os.dup(stream)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, stream)
+        sys.stdout.flush()
+        flush(None)
+        for stream in _STREAMS:
+            os.dup2(nowhere, stream)
+        stack.callback(flush, None)
+        yield

@@ -25,19 +25,24 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (\S+)')
 _DATA_DEPENDENT = "GuardOnDataDependentSymNode"
 
 
-def explain(error: BaseException) -> str:
-    """Why torch cannot, where in the network, and what one can do."""
+def explain(error: BaseException, cure: str) -> str:
+    """Why torch cannot, where in the network, and what one can do.
+
+    Args:
+        error: What torch raised.
+        cure: What one can do, unless it is clearly something else.
+    """
     chain = list(_chain(error))
     kinds = {type(e).__name__ for e in chain}
     if _DATA_DEPENDENT in kinds:
-        reason = (
-            "it decides on values that are known only when it runs"
-            " (torch.where chooses without deciding; Platform.TORCHSCRIPT"
-            " with method='script' keeps decisions)"
+        reason = "it decides on values that are known only when it runs"
+        cure = (
+            "torch.where chooses without deciding, and Platform.TORCHSCRIPT"
+            " with method='script' keeps decisions"
         )
     else:
-        reason = _first_line(chain[-1])
-    return f"{reason}{_place(chain)}"
+        reason = _reason(chain[-1])
+    return f"{reason}{_place(chain)}; {cure}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -48,9 +53,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or context
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """The first line; where that announces a list, its first entry too."""
     lines = [line.strip() for line in str(error).splitlines()]
-    text = next(filter(None, lines), type(error).__name__)
+    first = next(filter(None, lines), type(error).__name__)
+    detail = next((line[1:] for line in lines if line.startswith("- ")), "")
+    text = f"{first}{detail}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
@@ -60,7 +68,7 @@ def _place(chain: list[BaseException]) -> str:
         for file, line, function in reversed(frames):
             if _is_users(file):
                 code = linecache.getline(file, line).strip()
-                return f"; at {file}:{line}, in {function}: {code}"
+                return f" (at {file}:{line}, in {function}: {code})"
     return ""
 
 

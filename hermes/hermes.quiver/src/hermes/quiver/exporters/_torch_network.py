@@ -43,6 +43,7 @@ class _Flat(torch.nn.Module):
         super().__init__()
         self.network = network
         self.arguments = arguments
+        self.training = False
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(self.outputs(*tensors).values())
@@ -73,7 +74,7 @@ class _Flat(torch.nn.Module):
         )
         named = type("Named", (_Flat,), {"forward": forward})
         flat: _Flat = named(self.network, self.arguments)
-        return flat.train(self.training)
+        return flat
 
     @property
     def device(self) -> torch.device:
@@ -124,11 +125,23 @@ def _items(result: Any, path: tuple[str, ...]) -> list[tuple[Any, Any]]:
         ]
     where = f" as {'.'.join(path)}" if path else ""
     msg = (
-        f"the network returns a {type(result).__qualname__}{where}; exported"
-        " are networks that return tensors, or tuples, lists, dicts or"
-        " dataclasses of tensors"
+        f"the network returns a {type(result).__qualname__}{where}; wrap it in"
+        " a module that returns tensors, or tuples, lists, dicts or"
+        " dataclasses of them"
     )
     raise InvalidInput(msg)
+
+
+def _bare(network: Any) -> torch.nn.Module:
+    """The network inside of what makes it faster, or runs it on many GPUs."""
+    parallel = (
+        torch.nn.DataParallel,
+        torch.nn.parallel.DistributedDataParallel,
+    )
+    if isinstance(network, parallel):
+        return _bare(network.module)
+    compiled = getattr(network, "_orig_mod", None)
+    return network if compiled is None else _bare(compiled)
 
 
 def _arguments_of(network: torch.nn.Module) -> list[str]:
@@ -157,8 +170,7 @@ def _arguments_of(network: torch.nn.Module) -> list[str]:
 
 def _dtype_of(network: torch.nn.Module) -> np.dtype:
     """The dtype of most inputs: that of the network's own numbers."""
-    tensors = [*network.parameters(), *network.buffers()]
-    kinds = [t.dtype for t in tensors if t.is_floating_point()]
+    kinds = [p.dtype for p in network.parameters() if p.is_floating_point()]
     return as_array(torch.empty(0, dtype=(*kinds, torch.float32)[0])).dtype
 
 
@@ -194,11 +206,12 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
     Each submodule gets its own mode back, and the generators of random
     numbers their states.
     """
-    training = [module for module in network.modules() if module.training]
+    training = [m for m in network.modules() if getattr(m, "training", False)]
     cuda = {t.device.index for t in network.parameters() if t.is_cuda}
     try:
         with torch.random.fork_rng(sorted(cuda)), torch.no_grad():
-            network.eval()
+            if training:  # a frozen ScriptModule has no mode
+                network.eval()
             yield
     finally:
         for module in training:
@@ -319,6 +332,7 @@ def prepare(network: torch.nn.Module, request: Request) -> Prepared:
     Raises:
         InvalidInput: If there are none, or the request does not fit.
     """
+    network = _bare(network)
     arguments = list(request.input_names or _arguments_of(network))
     samples = request.samples
     if isinstance(samples, Mapping):
@@ -328,7 +342,7 @@ def prepare(network: torch.nn.Module, request: Request) -> Prepared:
     request = dataclasses.replace(request, samples=samples)
     described = describe_inputs(request, arguments, _dtype_of(network))
     named = None if request.input_names else list(described.shapes)
-    flat = _Flat(network, named).eval()
+    flat = _Flat(network, named)
     examples, outputs = _first_that_runs(flat, described)
     names = _output_names(request, list(outputs), list(examples))
     return Prepared(
@@ -349,9 +363,9 @@ def _first_that_runs(
             return arrays, _run(network, arrays)
         except InvalidInput as error:
             errors.append(error)
-    if not described.guessed:
+    if {*described.given} == {*described.shapes}:
         raise errors[0]
-    msg = f"{errors[0]}; give sample_inputs of sizes that it takes"
+    msg = f"{errors[0]}; what it takes can be shown in sample_inputs"
     raise InvalidInput(msg) from errors[0]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
@@ -38,6 +39,7 @@ __all__ = ("open_artifact", "to_onnx", "to_torchscript")
 
 # Below it torch's exporter has no operators, and its predecessor takes over.
 _OLDEST_OPSET = 18
+_OLDEST_RECORDED = 7
 _LOGGERS = ("torch", "onnxscript", "onnx_ir")
 _METHODS = ("trace", "script")
 # Where the names of a TorchScript's inputs and outputs are kept in its file.
@@ -55,24 +57,64 @@ def to_onnx(network: torch.nn.Module, request: Request) -> Artifact:
         InvalidInput: If the request does not fit the module's ``forward``.
     """
     refuse_unknown(request.options, ("opset_version",), "torch -> ONNX")
-    opset = request.options.get("opset_version")
+    opset = _opset(request.options.get("opset_version"))
+    _refuse_script(network)
     state = [*network.parameters(), *network.buffers()]
     check_size(sum(t.numel() * t.element_size() for t in state))
     with evaluating(network):
         prepared = prepare(network, request)
         old = opset is not None and opset < _OLDEST_OPSET
-        export = _recorded if old else _captured
+        export, cure = _RECORDING if old else _CAPTURING
         proto, others = _attempt(
-            prepared, "ONNX", lambda: export(prepared, opset)
+            prepared, "ONNX", cure, lambda: export(prepared, opset)
         )
+    _check_opset(proto, opset)
     artifact = describe(proto)
-    _check_as_asked(prepared, artifact, proto, opset)
+    inputs = [tensor.name for tensor in artifact.inputs]
+    if inputs != list(prepared.samples):
+        msg = (
+            f"torch exported {prepared.name} with the inputs {inputs} instead"
+            f" of {list(prepared.samples)}; does forward use them all?"
+        )
+        raise ExportFailed(msg)
     return dataclasses.replace(
         artifact,
         samples=prepared.samples,
         others=others,
         reference=prepared.reference,
     )
+
+
+def _opset(version: Any) -> int | None:
+    latest = onnx.defs.onnx_opset_version()
+    if version is None or (
+        isinstance(version, int) and _OLDEST_RECORDED <= version <= latest
+    ):
+        return version
+    msg = (
+        f"opset_version={version!r} is none of {_OLDEST_RECORDED} to {latest}"
+    )
+    raise InvalidInput(msg)
+
+
+def _refuse_script(network: torch.nn.Module) -> None:
+    if isinstance(network, torch.jit.ScriptModule):
+        msg = (
+            "torch exports no ScriptModule to ONNX; give the module that it"
+            " was made of, or use Platform.TORCHSCRIPT"
+        )
+        raise ExportFailed(msg)
+
+
+def _check_opset(proto: onnx.ModelProto, wanted: int | None) -> None:
+    """Torch leaves the opset as it is where it cannot convert, silently."""
+    got = proto.opset_import[0].version
+    if wanted not in {None, got}:
+        msg = (
+            f"torch cannot export this network with opset_version={wanted};"
+            f" leave it out ({got} is what torch makes), or try 17"
+        )
+        raise ExportFailed(msg)
 
 
 def _captured(prepared: Prepared, opset: int | None) -> onnx.ModelProto:
@@ -107,28 +149,50 @@ def _dynamic_shapes(
 
 def _recorded(prepared: Prepared, opset: int | None) -> onnx.ModelProto:
     file = io.BytesIO()
-    torch.onnx.export(
-        prepared.network,
-        prepared.tensors(),
-        file,
-        dynamo=False,
-        input_names=list(prepared.samples),
-        output_names=list(prepared.outputs),
-        dynamic_axes={
-            name: {
-                axis: f"{name}_{axis}" if axis else "batch"
-                for axis, size in enumerate(shape)
-                if size is None
-            }
-            for name, shape in prepared.shapes.items()
-        },
-        opset_version=opset,
-    )
+    with _without_fast_path():
+        torch.onnx.export(
+            prepared.network,
+            prepared.tensors(),
+            file,
+            dynamo=False,
+            input_names=list(prepared.samples),
+            output_names=list(prepared.outputs),
+            dynamic_axes={
+                name: {
+                    axis: f"{name}_{axis}" if axis else "batch"
+                    for axis, size in enumerate(shape)
+                    if size is None
+                }
+                for name, shape in prepared.shapes.items()
+            },
+            opset_version=opset,
+        )
     return onnx.load_from_string(file.getvalue())
 
 
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """ONNX has no operator for the fast path of torch's own transformers."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+_CAPTURING = (
+    _captured,
+    "try opset_version=17 (torch's older exporter) or Platform.TORCHSCRIPT",
+)
+_RECORDING = (
+    _recorded,
+    "leave opset_version out, or try Platform.TORCHSCRIPT",
+)
+
+
 def _attempt(
-    prepared: Prepared, target: str, export: Callable[[], Any]
+    prepared: Prepared, target: str, cure: str, export: Callable[[], Any]
 ) -> tuple[Any, tuple[Arrays, ...]]:
     """Export, and say which other examples the result is to be tried on."""
     try:
@@ -136,7 +200,7 @@ def _attempt(
             exported = export()
     except Exception as error:
         what = f"{prepared.name} to {target}"
-        msg = f"torch cannot export {what}: {explain(error)}"
+        msg = f"torch cannot export {what}: {explain(error, cure)}"
         raise ExportFailed(msg) from error
     others = prepared.others
     # A recording has only one side of each branch. Not every warning is of
@@ -144,29 +208,6 @@ def _attempt(
     if any(issubclass(w.category, torch.jit.TracerWarning) for w in heard):
         others = (*others, *prepared.negated())
     return exported, others
-
-
-def _check_as_asked(
-    prepared: Prepared,
-    artifact: Artifact,
-    proto: onnx.ModelProto,
-    opset: int | None,
-) -> None:
-    inputs = [tensor.name for tensor in artifact.inputs]
-    if inputs != list(prepared.samples):
-        msg = (
-            f"torch exported {prepared.name} with the inputs {inputs} instead"
-            f" of {list(prepared.samples)}; does forward use them all, and"
-            " give back none as it is?"
-        )
-        raise ExportFailed(msg)
-    got = proto.opset_import[0].version
-    if opset is not None and got != opset:
-        msg = (
-            f"opset_version={opset} is not what torch can export; leave it"
-            f" out ({got} is what this network comes with)"
-        )
-        raise ExportFailed(msg)
 
 
 def to_torchscript(network: torch.nn.Module, request: Request) -> Artifact:
@@ -190,9 +231,14 @@ def to_torchscript(network: torch.nn.Module, request: Request) -> Artifact:
     with evaluating(network):
         prepared = prepare(network, request)
         _check_indices(list(prepared.outputs))
-        make = _traced if method == "trace" else _scripted
+        make, other = (
+            (_traced, "script") if method == "trace" else (_scripted, "trace")
+        )
         content, others = _attempt(
-            prepared, "TorchScript", lambda: _content(make(prepared), prepared)
+            prepared,
+            "TorchScript",
+            f"try method={other!r}",
+            lambda: _content(make(prepared), prepared),
         )
         outputs = prepared.output_infos()
     return Artifact(
