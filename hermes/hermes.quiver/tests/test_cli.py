@@ -70,7 +70,7 @@ def test_inspect_shows_tensors_states_and_graphs(root, capsys) -> None:
     ]
     status, _, error = run(capsys, "inspect", root, "other")
     assert status == 2
-    assert "no model 'other', only ['ensemble'" in error
+    assert "no model 'other'; there are: 'ensemble'" in error
 
 
 def test_lint_fails_on_errors_only(root, repository, capsys) -> None:

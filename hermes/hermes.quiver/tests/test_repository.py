@@ -152,10 +152,11 @@ def test_removing_a_model_leaves_its_namesakes(mean, graph) -> None:
         "mean-2/config.pbtxt",
         "mean-2/1/model.onnx",
     }
-    with pytest.raises(
-        ModelNotFound, match=r"no model 'mean', only \['mean-2"
-    ):
+    missing = r"no model 'mean'; there are: 'mean-2'"
+    with pytest.raises(ModelNotFound, match=missing):
         mean.repository.remove("mean")
+    with pytest.raises(KeyError, match=missing):
+        mean.repository.models["mean"]
 
 
 def test_adding_a_model_twice_needs_force(mean) -> None:

@@ -81,10 +81,7 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> str:
 def _inspect(
     repository: ModelRepository, options: argparse.Namespace
 ) -> Answer:
-    model = repository.models.get(options.model)
-    if model is None:
-        msg = f"no model {options.model!r}, only {[*repository.models]}"
-        raise ValueError(msg)
+    model = repository.models[options.model]
     answer = {
         "name": model.name,
         "platform": str(model.platform) or None,

@@ -6,6 +6,7 @@
     │   ├── InvalidName          (ValueError)
     │   ├── ModelExists          (ValueError)
     │   ├── ModelNotFound        (KeyError)
+    │   ├── TensorNotFound       (KeyError)
     │   ├── UnknownPlatform      (ValueError)
     │   ├── VersionExists        (ValueError)
     │   ├── VersionNotFound      (LookupError)
@@ -42,6 +43,7 @@ __all__ = (
     "ShapeMismatch",
     "StorageFailed",
     "StorageForbidden",
+    "TensorNotFound",
     "UnknownPlatform",
     "UnsupportedExport",
     "VerificationFailed",
@@ -72,6 +74,14 @@ class ModelExists(RepositoryError, ValueError):
 
 class ModelNotFound(RepositoryError, KeyError):
     """The repository has no model of this name."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the message.
+        return str(self.args[0])
+
+
+class TensorNotFound(RepositoryError, KeyError):
+    """The model has no input or output of this name."""
 
     def __str__(self) -> str:
         # KeyError would show the repr of the message.

@@ -10,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes.quiver import exporters
+from hermes.quiver._named import Named
 from hermes.quiver.config import Dims, ModelConfig
 from hermes.quiver.errors import (
     InvalidConfig,
+    TensorNotFound,
+    UnknownPlatform,
     VersionExists,
     VersionNotFound,
 )
@@ -100,8 +103,7 @@ class Model:
     @property
     def platform(self) -> Platform | str:
         """What executes it; Triton's own string if quiver has no exporter."""
-        name: str = self.config.platform or self.config.backend
-        return Platform(name) if name in {*Platform} else name
+        return Platform.of(self.config.platform, self.config.backend)
 
     @property
     def versions(self) -> list[int]:
@@ -119,10 +121,12 @@ class Model:
         return self._exposed("output")
 
     def _exposed(self, kind: str) -> dict[str, ExposedTensor]:
-        return {
+        tensors = {
             name: ExposedTensor(self, name, shape, dtype)
             for name, (shape, dtype) in self.config.shapes(kind).items()
         }
+        owner = f"model {self.name!r} has no {kind}"
+        return Named(tensors, TensorNotFound, owner)
 
     def write_config(self) -> None:
         """Write the configuration of a model that has been exported.
@@ -151,15 +155,32 @@ class Model:
 
         Raises:
             VersionNotFound: If there is no such version.
+            UnknownPlatform: If its artifact is no single file, or quiver
+                does not know which file it is.
         """
+        filename = self._filename()
+        if self.platform is Platform.SAVEDMODEL:
+            msg = (
+                f"the artifact of {self.name!r} is a directory, {filename};"
+                f" read its files at {self._storage.address(self.name)}"
+            )
+            raise UnknownPlatform(msg)
         versions = self.versions
         if not versions or version not in {None, *versions}:
             msg = f"model {self.name!r} has versions {versions}, not {version}"
             raise VersionNotFound(msg)
-        filename = Platform(self.platform).filename
         return self._storage.read_artifact(
             self.name, version or versions[-1], filename
         )
+
+    def _filename(self) -> str:
+        if isinstance(self.platform, Platform):
+            return self.platform.filename
+        msg = (
+            f"model {self.name!r} is executed by {self.platform!r}, whose"
+            " artifacts quiver does not know"
+        )
+        raise UnknownPlatform(msg)
 
     def export_version(
         self,
@@ -248,8 +269,7 @@ class Model:
             self.name, version, files, str(config), replace=force
         )
         self.config = config
-        filename = Platform(self.platform).filename
-        return self._storage.address(self.name, number, filename)
+        return self._storage.address(self.name, number, self._filename())
 
     def _check_version(
         self, version: int | None, *, force: bool = False

@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from hermes.quiver._found import describe
+from hermes.quiver._named import Named
 from hermes.quiver._verify_stream import StreamReport
 from hermes.quiver.config import ModelConfig
 from hermes.quiver.ensembles import Ensemble
@@ -62,7 +63,7 @@ class ModelRepository:
         **storage_options: Any,
     ) -> None:
         self._storage = open_storage(root, storage_options)
-        self.models: dict[str, Model] = {}
+        self.models = self._named({})
         self._strangers: set[str] = set()
         self.refresh()
         if clean:
@@ -90,16 +91,21 @@ class ModelRepository:
             entry.name: (entry, describe(entry))
             for entry in self._storage.scan()
         }
-        self.models = {
-            name: self._model(name, model.config, model.problem)
-            for name, (_, model) in found.items()
-            if model is not None
-        }
+        self.models = self._named(
+            {
+                name: self._model(name, model.config, model.problem)
+                for name, (_, model) in found.items()
+                if model is not None
+            }
+        )
         self._strangers = {
             name
             for name, (entry, model) in found.items()
             if model is None and entry.files
         }
+
+    def _named(self, models: dict[str, Model]) -> dict[str, Model]:
+        return Named(models, ModelNotFound, f"{self.root} has no model")
 
     def _model(
         self, name: str, config: ModelConfig, problem: str | None = None
@@ -164,10 +170,8 @@ class ModelRepository:
             ModelNotFound: If there is no such model.
         """
         name = model if isinstance(model, str) else model.name
-        if name not in self.models:
-            msg = f"{self.root} has no model {name!r}, only {[*self.models]}"
-            raise ModelNotFound(msg)
-        self._storage.remove(name)
+        found = self.models[name]
+        self._storage.remove(found.name)
         del self.models[name]
 
     def lint(

@@ -7,17 +7,20 @@ import re
 import sysconfig
 import traceback
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-
-import torch
 
 __all__ = ("explain",)
 
 _LONGEST = 300
-_TORCH = Path(str(torch.__file__)).resolve().parent
 # Where the user's network is not.
-_OTHERS = (_TORCH, _TORCH.parent / "onnxscript", Path(__file__).parent)
+_OTHERS = [
+    Path(folder).resolve()
+    for name in ("torch", "onnxscript", "onnx_ir", __package__)
+    if (spec := find_spec(name)) is not None
+    for folder in spec.submodule_search_locations or ()
+]
 _STDLIB, _SITE = (
     Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib")
 )

@@ -14,17 +14,16 @@ import onnx
 import onnxscript  # noqa: F401  # torch.onnx needs it: fail here, named
 import torch
 
-from hermes.quiver.errors import ExportFailed, InvalidInput
+from hermes.quiver.errors import ExportFailed, InvalidInput, QuiverError
 from hermes.quiver.exporters._inputs import refuse_unknown
 from hermes.quiver.exporters._quiet import quiet
 from hermes.quiver.exporters._torch_errors import explain
 from hermes.quiver.exporters._torch_network import (
-    Prepared,
     as_array,
     as_tensors,
     evaluating,
-    prepare,
 )
+from hermes.quiver.exporters._torch_prepare import Prepared, prepare
 from hermes.quiver.exporters._types import (
     Arrays,
     Artifact,
@@ -37,6 +36,7 @@ from hermes.quiver.platforms import Platform
 
 __all__ = ("open_artifact", "to_onnx", "to_torchscript")
 
+_jit: Any = torch.jit  # half of it has no types
 # Below it torch's exporter has no operators, and its predecessor takes over.
 _OLDEST_OPSET = 18
 _OLDEST_RECORDED = 7
@@ -108,11 +108,10 @@ def _refuse_script(network: torch.nn.Module) -> None:
 
 def _check_opset(proto: onnx.ModelProto, wanted: int | None) -> None:
     """Torch leaves the opset as it is where it cannot convert, silently."""
-    got = proto.opset_import[0].version
-    if wanted not in {None, got}:
+    if wanted not in {None, proto.opset_import[0].version}:
         msg = (
             f"torch cannot export this network with opset_version={wanted};"
-            f" leave it out ({got} is what torch makes), or try 17"
+            " leave it out, or take an older one"
         )
         raise ExportFailed(msg)
 
@@ -129,6 +128,9 @@ def _captured(prepared: Prepared, opset: int | None) -> onnx.ModelProto:
         opset_version=opset,
         external_data=False,
     )
+    if program is None:  # torch's annotation allows it
+        msg = "torch exported nothing"
+        raise ExportFailed(msg)
     return program.model_proto
 
 
@@ -148,7 +150,7 @@ def _dynamic_shapes(
 
 
 def _recorded(prepared: Prepared, opset: int | None) -> onnx.ModelProto:
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # torch's annotation has forgotten these
     with _without_fast_path():
         torch.onnx.export(
             prepared.network,
@@ -198,6 +200,8 @@ def _attempt(
     try:
         with quiet(*_LOGGERS) as heard:
             exported = export()
+    except QuiverError:
+        raise
     except Exception as error:
         what = f"{prepared.name} to {target}"
         msg = f"torch cannot export {what}: {explain(error, cure)}"
@@ -205,7 +209,7 @@ def _attempt(
     others = prepared.others
     # A recording has only one side of each branch. Not every warning is of
     # one; the other side of zero mostly shows which are.
-    if any(issubclass(w.category, torch.jit.TracerWarning) for w in heard):
+    if any(issubclass(w.category, _jit.TracerWarning) for w in heard):
         others = (*others, *prepared.negated())
     return exported, others
 
@@ -268,27 +272,54 @@ def _check_indices(names: Sequence[str]) -> None:
         raise InvalidInput(msg)
 
 
-def _traced(prepared: Prepared) -> torch.jit.ScriptModule:
+def _traced(prepared: Prepared) -> Any:
     # Triton finds inputs by the names of forward's arguments.
     network = prepared.network.with_signature(list(prepared.samples))
-    return torch.jit.trace(network, prepared.tensors(), check_trace=False)
+    return _jit.trace(network, prepared.tensors(), check_trace=False)
 
 
-def _scripted(prepared: Prepared) -> torch.jit.ScriptModule:
+def _scripted(prepared: Prepared) -> Any:
     network = prepared.network.network
-    if isinstance(network, torch.jit.ScriptModule):
-        return network
-    return torch.jit.script(network)
+    is_script = isinstance(network, torch.jit.ScriptModule)
+    module: Any = network if is_script else torch.jit.script(network)
+    schema = module.forward.schema
+    given = list(prepared.samples)
+    arguments = [a.name for a in schema.arguments[1 : len(given) + 1]]
+    if prepared.network.arguments is not None and given != arguments:
+        msg = (
+            f"Triton gives a script its first {len(given)} arguments,"
+            f" {arguments}, and not {given}"
+        )
+        raise InvalidInput(msg)
+    if not _is_flat(schema.returns[0].type):
+        msg = (
+            f"the script returns {schema.returns[0].type}; Triton takes a"
+            " tensor or a tuple of tensors (method='trace' makes one)"
+        )
+        raise InvalidInput(msg)
+    return module
 
 
-def _content(module: torch.jit.ScriptModule, prepared: Prepared) -> bytes:
-    if hasattr(module, "training"):  # else it is frozen already
-        module = torch.jit.freeze(module)
+def _is_flat(kind: Any) -> bool:
+    kinds = kind.elements() if kind.kind() == "TupleType" else [kind]
+    return all(k.kind() == "TensorType" for k in kinds)
+
+
+def _content(module: Any, prepared: Prepared) -> bytes:
+    is_frozen = not hasattr(module, "training")
+    module = _copy(module) if is_frozen else torch.jit.freeze(module)
     _follow_inputs(module.graph)
     names = {"inputs": [*prepared.samples], "outputs": [*prepared.outputs]}
     file = io.BytesIO()
     torch.jit.save(module, file, {_NAMES: json.dumps(names)})
     return file.getvalue()
+
+
+def _copy(module: Any) -> Any:
+    file = io.BytesIO()
+    torch.jit.save(module, file)
+    file.seek(0)
+    return _jit.load(file)
 
 
 def _follow_inputs(graph: Any) -> None:
@@ -312,7 +343,7 @@ def open_artifact(files: Mapping[str, bytes]) -> Session:
     """Load the TorchScript among a version's files, on the CPU."""
     kept = {_NAMES: ""}
     with quiet(*_LOGGERS):
-        module = torch.jit.load(
+        module = _jit.load(
             io.BytesIO(files[Platform.TORCHSCRIPT.filename]),
             map_location="cpu",
             _extra_files=kept,

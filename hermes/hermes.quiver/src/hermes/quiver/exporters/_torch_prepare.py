@@ -1,0 +1,184 @@
+"""A ``torch.nn.Module`` that ran on examples of what it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hermes.quiver.errors import InvalidInput
+from hermes.quiver.exporters._inputs import Described, describe_inputs
+from hermes.quiver.exporters._torch_network import (
+    Flat,
+    arguments_of,
+    as_array,
+    as_tensors,
+    bare,
+    dtype_of,
+    evaluating,
+    run,
+)
+from hermes.quiver.exporters._types import Arrays, Request, TensorInfo
+
+__all__ = ("Prepared", "prepare")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network that ran on examples.
+
+    Attributes:
+        network: The network.
+        described: What it takes.
+        samples: The examples.
+        outputs: What it gave, by the names that outputs are to have.
+        others: Examples of other sizes.
+    """
+
+    network: Flat
+    described: Described
+    samples: Arrays
+    outputs: Mapping[str, torch.Tensor]
+    others: tuple[Arrays, ...]
+
+    @property
+    def name(self) -> str:
+        """What the network is called in errors."""
+        return type(self.network.network).__qualname__
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int | None, ...]]:
+        """Shapes of its inputs."""
+        return self.described.shapes
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The examples."""
+        return as_tensors(self.samples, self.network.device)
+
+    def reference(self, arrays: Arrays) -> list[npt.NDArray[Any]]:
+        """What the network gives, in order; it is left as it was."""
+        with evaluating(self.network):
+            outputs = run(self.network, arrays)
+        return [as_array(output) for output in outputs.values()]
+
+    def negated(self) -> list[Arrays]:
+        """The examples with the other sign, if it runs on them."""
+        arrays = {
+            name: -array if array.dtype.kind == "f" else array
+            for name, array in self.samples.items()
+        }
+        return list(_runnable(self.network, [arrays]))
+
+    def output_infos(self) -> tuple[TensorInfo, ...]:
+        """Its outputs, with the axes variable that are seen to vary."""
+        results = [
+            run(self.network, arrays).values()
+            for arrays in (*self.others, *self._one_more())
+        ]
+        return tuple(
+            TensorInfo(
+                name, _common_shape(tensors), as_array(tensors[0]).dtype
+            )
+            for name, *tensors in zip(
+                self.outputs, self.outputs.values(), *results, strict=True
+            )
+        )
+
+    def _one_more(self) -> list[Arrays]:
+        if not any(shape[:1] == (None,) for shape in self.shapes.values()):
+            return []
+        return [
+            {
+                name: np.concatenate([array, array[:1]])
+                if self.shapes[name][:1] == (None,)
+                else array
+                for name, array in self.samples.items()
+            }
+        ]
+
+
+def _common_shape(tensors: Sequence[torch.Tensor]) -> tuple[int | None, ...]:
+    return tuple(
+        sizes[0] if len({*sizes}) == 1 else None
+        for sizes in zip(*(t.shape for t in tensors), strict=True)
+    )
+
+
+def prepare(network: torch.nn.Module, request: Request) -> Prepared:
+    """Find examples on which a network runs, and what it gives.
+
+    Raises:
+        InvalidInput: If there are none, or the request does not fit.
+    """
+    network = bare(network)
+    arguments = list(request.input_names or arguments_of(network))
+    samples = request.samples
+    if isinstance(samples, Mapping):
+        samples = {name: as_array(s) for name, s in samples.items()}
+    elif samples is not None:
+        samples = [as_array(sample) for sample in samples]
+    request = dataclasses.replace(request, samples=samples)
+    described = describe_inputs(request, arguments, dtype_of(network))
+    named = None if request.input_names else list(described.shapes)
+    flat = Flat(network, named)
+    examples, outputs = _first_that_runs(flat, described)
+    names = _output_names(request, list(outputs), list(examples))
+    return Prepared(
+        flat,
+        described,
+        examples,
+        dict(zip(names, outputs.values(), strict=True)),
+        tuple(_runnable(flat, described.resized(examples)))[:1],
+    )
+
+
+def _first_that_runs(
+    network: Flat, described: Described
+) -> tuple[Arrays, dict[str, torch.Tensor]]:
+    errors = []
+    for arrays in described.examples():
+        try:
+            return arrays, run(network, arrays)
+        except InvalidInput as error:
+            errors.append(error)
+    if {*described.given} == {*described.shapes}:
+        raise errors[0]
+    msg = f"{errors[0]}; what it takes can be shown in sample_inputs"
+    raise InvalidInput(msg) from errors[0]
+
+
+def _runnable(network: Flat, examples: Iterable[Arrays]) -> Iterator[Arrays]:
+    for arrays in examples:
+        with suppress(InvalidInput):
+            run(network, arrays)
+            yield arrays
+
+
+def _output_names(
+    request: Request, natural: Sequence[str], inputs: Sequence[str]
+) -> list[str]:
+    names = request.output_names
+    if names is None:
+        declared = [tensor.name for tensor in request.outputs]
+        fits = len(declared) == len(natural)
+        names = declared if fits and {*declared} != {*natural} else natural
+    if isinstance(names, str) or len(names) != len(natural):
+        msg = (
+            f"output_names={names!r}, but the network gives {len(natural)}"
+            f" ({', '.join(natural)})"
+        )
+        raise InvalidInput(msg)
+    taken = [n for i, n in enumerate(names) if n in {*inputs, *names[:i]}]
+    if taken:
+        msg = (
+            f"outputs {list(names)}: {taken} would be the names of two tensors"
+            " (inputs count too); give others in output_names"
+        )
+        raise InvalidInput(msg)
+    return list(names)
