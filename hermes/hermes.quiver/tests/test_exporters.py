@@ -10,7 +10,6 @@ import pytest
 from hermes.quiver import Platform
 from hermes.quiver.errors import (
     DtypeMismatch,
-    ExportFailed,
     InvalidInput,
     UnsupportedExport,
     VerificationFailed,
@@ -139,17 +138,6 @@ def test_the_opset_can_be_chosen(model) -> None:
     assert onnx.load(path).opset_import[0].version == 18
 
 
-class Undecided(torch.nn.Module):
-    def forward(self, x):
-        return x * 2 if x.sum() > 0 else x
-
-
-def test_a_network_that_torch_cannot_trace_is_named(model) -> None:
-    with pytest.raises(ExportFailed, match="torch cannot export Undecided"):
-        model.export_version(Undecided(), input_shapes={"x": (None, 2)})
-    assert model.versions == []
-
-
 class Counting(torch.nn.Module):
     def forward(self, x):
         return {"y": x * 2, "n": [len(x)]}
@@ -222,6 +210,50 @@ def test_an_onnx_graph_is_taken_as_it_is(model, graph) -> None:
     network.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(InvalidInput, match="not a valid ONNX graph"):
         model.export_version(network)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_onnx_file_is_a_source(model, graph, tmp_path, beside) -> None:
+    network = graph({"x": ["b", 2, 16]}, {"y": ["b", 2]})
+    table = onnx.numpy_helper.from_array(randn(64, 64), "table")
+    network.graph.initializer.append(table)
+    file = tmp_path / "network.onnx"
+    onnx.save(
+        network,
+        file,
+        save_as_external_data=beside,
+        location="network.data",
+    )
+    for source in file, str(file):
+        path = model.export_version(source)
+        loaded = onnx.load(path, load_external_data=False)
+        # what was beside the graph is in it
+        assert loaded.graph.initializer[0].raw_data == table.raw_data
+    if beside:
+        (tmp_path / "network.data").unlink()
+        with pytest.raises(
+            InvalidInput, match=r"network\.onnx cannot be read"
+        ):
+            model.export_version(file)
+
+
+@pytest.mark.parametrize("content", [None, b"no graph"])
+def test_a_file_without_a_graph_is_refused(model, tmp_path, content) -> None:
+    file = tmp_path / "network.onnx"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InvalidInput, match="cannot be read as an ONNX graph"):
+        model.export_version(file)
+
+
+def test_a_model_of_a_repository_is_a_source(mean, repository) -> None:
+    copy = repository.add("copy", Platform.ONNX)
+    copy.export_version(mean)
+    assert copy.read_version() == mean.read_version()
+    assert copy.inputs["x"].shape == mean.inputs["x"].shape
+    other = repository.add("other", Platform.PYTHON)
+    with pytest.raises(InvalidInput, match="'other' is python; only a model"):
+        copy.export_version(other)
 
 
 def test_an_onnx_graph_needs_shapes(model, graph) -> None:

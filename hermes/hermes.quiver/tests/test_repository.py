@@ -14,6 +14,7 @@ from hermes.quiver.errors import (
     ModelNotFound,
     RepositoryNotFound,
     StorageFailed,
+    TensorNotFound,
     UnknownPlatform,
     VersionExists,
     VersionNotFound,
@@ -253,3 +254,56 @@ def test_composite_fields_can_be_assigned_whole() -> None:
     assert config.to_dict()["parameters"] == {"a": {"string_value": "b"}}
     assert dict(config.metric_tags) == {"k": "v"}
     assert "max_batch_size" in dir(config)
+
+
+@pytest.mark.parametrize("platform", Platform)
+def test_every_platform_is_found_again(repository, platform) -> None:
+    version = Path(repository.root) / "model" / "1"
+    version.mkdir(parents=True)
+    if platform is Platform.SAVEDMODEL:
+        (version / platform.filename).mkdir()
+        (version / platform.filename / "saved_model.pb").write_bytes(b"graph")
+    else:
+        (version / platform.filename).write_bytes(b"graph")
+    repository.refresh()
+    assert repository.models["model"].platform is platform
+    config = repository.models["model"].config
+    config.execute_on(platform)
+    config.write()
+    repository.refresh()
+    model = repository.models["model"]
+    assert (model.platform, model.versions) == (platform, [1])
+    if platform is Platform.SAVEDMODEL:
+        with pytest.raises(UnknownPlatform, match=r"directory, model\.saved"):
+            model.read_version()
+    else:
+        assert model.read_version() == b"graph"
+
+
+@pytest.mark.parametrize(
+    ("backend", "platform"),
+    [
+        ("onnxruntime", Platform.ONNX),
+        ("pytorch", Platform.TORCHSCRIPT),
+        ("tensorrt", Platform.TENSORRT),
+        ("tensorflow", Platform.SAVEDMODEL),
+        ("dali", "dali"),
+    ],
+)
+def test_the_backend_says_the_platform_too(mean, backend, platform) -> None:
+    mean.config.platform = ""
+    mean.config.backend = backend
+    assert mean.platform == platform
+    if platform == "dali":
+        with pytest.raises(UnknownPlatform, match="executed by 'dali'"):
+            mean.read_version()
+
+
+def test_a_missing_tensor_names_those_there_are(mean) -> None:
+    with pytest.raises(
+        TensorNotFound, match="no input 'wrong'; there are: 'x"
+    ):
+        mean.inputs["wrong"]
+    with pytest.raises(KeyError, match="'mean' has no output 'x'"):
+        mean.outputs["x"]
+    assert mean.inputs.get("wrong") is None
