@@ -203,25 +203,27 @@ class Model:
         ones must agree with them.
 
         Args:
-            model_fn: The network: a ``torch.nn.Module`` or an ONNX
-                ``ModelProto``.
+            model_fn: The network: a ``torch.nn.Module``; an ONNX
+                ``ModelProto``, the address of a file with one, or a model
+                that has one; for ``Platform.PYTHON`` a file or a class.
             version: Number of the version; None takes the highest plus one,
                 also where several processes export at the same time.
             input_shapes: Shape of each input, batch axis included, by name
                 or in the order of the network's arguments. None (or -1) is
-                variable; only the batch axis may be without
-                ``sample_inputs``. Float32 unless there is a sample.
+                variable. Of the dtype of the network's parameters unless
+                there is a sample.
             output_names: Names of the outputs in their order.
             sample_inputs: An example of each input, as ``input_shapes``;
                 gives shapes (with a variable first axis) where those are
-                absent, and dtypes.
+                absent, and dtypes. Needed where the network takes only
+                certain sizes or values.
             input_names: Names of the inputs, in the order of the network's
                 arguments; the arguments' own names by default.
             verify: Run the artifact against the network and compare; needs
                 the extra ``verify``. None does it where the extra is there.
             force: Replace the version if it is there.
-            **exporter_options: Passed to the exporter (for ONNX:
-                ``opset_version``).
+            **exporter_options: Passed to the exporter (``opset_version`` for
+                ONNX, ``method`` for TorchScript).
 
         Returns:
             Address of the artifact.
