@@ -254,6 +254,9 @@ def test_a_model_of_a_repository_is_a_source(mean, repository) -> None:
     other = repository.add("other", Platform.PYTHON)
     with pytest.raises(InvalidInput, match="'other' is python; only a model"):
         copy.export_version(other)
+    mean.config.add_state("input_s", "output_s", (1,))
+    with pytest.raises(InvalidInput, match="'mean' has states"):
+        copy.export_version(mean)
 
 
 def test_an_onnx_graph_needs_shapes(model, graph) -> None:

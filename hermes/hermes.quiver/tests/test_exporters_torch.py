@@ -17,12 +17,14 @@ import pytest
 from hermes.quiver import Platform
 from hermes.quiver.errors import (
     ExportFailed,
+    InvalidConfig,
     InvalidInput,
     VerificationFailed,
 )
 from hermes.quiver.exporters._quiet import quiet
 
 torch = pytest.importorskip("torch")
+exact = import_module("hermes.quiver.exporters._torch_network").exact
 
 RUNTIMES = {
     Platform.ONNX: "hermes.quiver.verify",
@@ -408,25 +410,54 @@ class Listing(torch.nn.Module):
     [
         (Where(), {"method": "guess"}, InvalidInput, "none of trace, script"),
         (Listing(), {"method": "script"}, InvalidInput, r"returns List\[Ten"),
-        (
-            Masked(),
-            {
-                "method": "script",
-                "sample_inputs": {"mask": randn(2) > 0, "x": randn(2)},
-            },
-            ExportFailed,
-            "try method='trace'",
-        ),
+        (Nested(), {"method": "script"}, ExportFailed, "try method='trace'"),
     ],
 )
 def test_wrong_scripts_are_refused(
     script, network, arguments, error, match
 ) -> None:
-    arguments = {"input_shapes": [(None, 4)]} | arguments
-    if "sample_inputs" in arguments:
-        del arguments["input_shapes"]
     with pytest.raises(error, match=match):
-        script.export_version(network, **arguments)
+        script.export_version(network, input_shapes=[(None, 4)], **arguments)
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, x: torch.Tensor, gain: float = 2.0, bias: float = 0.0):
+        return x * gain + bias
+
+
+def test_arguments_that_a_server_would_exchange_are_refused(script) -> None:
+    arguments = {"sample_inputs": {"x": randn(2, 4), "bias": np.float32(1)}}
+    with pytest.raises(InvalidInput, match=r"its first 2 .*not \['x', 'bias"):
+        script.export_version(Scaled(), method="script", **arguments)
+    script.config.add_output("b", (None,))
+    script.config.add_output("a", (None,))
+    with pytest.raises(InvalidConfig, match=r"by their order.*\['a', 'b'\]"):
+        script.export_version(
+            Listing(), input_shapes=[(None,)], output_names=["a", "b"]
+        )
+
+
+def test_an_argument_that_is_not_used_cannot_be_recorded(onnx_model) -> None:
+    class First(torch.nn.Module):
+        def forward(self, x, y):  # noqa: ARG002
+            return x * 2
+
+    shapes = [(None, 4), (None, 4)]
+    with pytest.raises(ExportFailed, match=r"inputs \['x'\] instead of"):
+        onnx_model.export_version(
+            First(), input_shapes=shapes, opset_version=13
+        )
+    onnx_model.export_version(First(), input_shapes=shapes)
+    assert list(onnx_model.inputs) == ["x", "y"]
+
+
+def test_outputs_of_one_name_are_refused(script) -> None:
+    class Same(torch.nn.Module):
+        def forward(self, x):
+            return {"a_b": x + 1, "a": {"b": x + 2}}
+
+    with pytest.raises(InvalidInput, match=r"same names: \['a_b', 'a_b'\]"):
+        script.export_version(Same(), input_shapes=[(None, 4)])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
@@ -514,6 +545,16 @@ def test_everything_is_left_as_it_was_after_failures(
     with pytest.raises(InvalidInput, match="does not run"):
         onnx_model.export_version(network, input_shapes=[(None, 5)], **options)
     assert state_of(network) == before
+
+
+def test_a_gpu_rounds_as_before_when_it_was_compared() -> None:
+    backends = torch.backends
+    before = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+    with exact(torch.device("cuda")):
+        assert backends.cudnn.conv.fp32_precision == "ieee"
+        assert backends.cuda.matmul.fp32_precision == "ieee"
+    after = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+    assert after == before
 
 
 def test_what_libraries_print_is_kept_from_the_terminal(capfd) -> None:

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermes.quiver import dtypes
+
 __all__ = ("example",)
+
+_BFLOAT16 = dtypes.from_triton("TYPE_BF16")  # no float to numpy
 
 
 def example(
@@ -23,6 +27,7 @@ def example(
         dtype: Its dtype; what is not floating point is zero, for whole
             numbers may be indices of something, and the first one exists.
     """
-    if not np.issubdtype(np.dtype(dtype), np.floating):
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f" and dtype != _BFLOAT16:
         return np.zeros(shape, dtype)
     return np.asarray(rng.standard_normal(shape)).astype(dtype)

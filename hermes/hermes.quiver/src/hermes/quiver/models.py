@@ -346,11 +346,24 @@ def _check_declared(
 ) -> None:
     declared = config.shapes(kind)
     actual = {t.name: (t.shape, t.dtype) for t in tensors}
+    if config.platform == Platform.TORCHSCRIPT and {*declared} == {*actual}:
+        _check_order(config, kind, list(declared), list(actual))
     if declared != actual:
         msg = (
             f"the {kind}s of this version of {config.name!r} differ from its"
             f" configuration: exported {_show(actual)}, declared"
             f" {_show(declared)}; export it as another model"
+        )
+        raise InvalidConfig(msg)
+
+
+def _check_order(
+    config: ModelConfig, kind: str, declared: list[str], actual: list[str]
+) -> None:
+    if declared != actual:
+        msg = (
+            f"Triton tells the {kind}s of a TorchScript by their order, which"
+            f" is {actual}, and {config.name!r} declares {declared}"
         )
         raise InvalidConfig(msg)
 

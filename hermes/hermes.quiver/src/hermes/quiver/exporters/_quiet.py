@@ -8,12 +8,15 @@ import io
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
 __all__ = ("quiet",)
 
 _STREAMS = (1, 2)  # standard output and error
+# Of two threads each would restore what the other one had set.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def quiet(*loggers: str) -> Iterator[list[warnings.WarningMessage]]:
     Yields:
         The warnings, as they come.
     """
-    with contextlib.ExitStack() as stack:
+    with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
         for logger in _with_handlers(loggers):
             stack.enter_context(_without_handlers(logger))
         stack.enter_context(_without_output())
@@ -70,13 +73,21 @@ def _without_output() -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         nowhere = os.open(os.devnull, os.O_WRONLY)
         stack.callback(os.close, nowhere)
-        for stream in _STREAMS:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        flush(None)
+        for stream in filter(_is_open, _STREAMS):
             kept = os.dup(stream)
             stack.callback(os.close, kept)
             stack.callback(os.dup2, kept, stream)
-        sys.stdout.flush()
-        flush(None)
-        for stream in _STREAMS:
             os.dup2(nowhere, stream)
         stack.callback(flush, None)
         yield
+
+
+def _is_open(stream: int) -> bool:
+    try:
+        os.fstat(stream)
+    except OSError:
+        return False
+    return True

@@ -24,11 +24,18 @@ __all__ = (
     "bare",
     "dtype_of",
     "evaluating",
+    "exact",
     "run",
 )
 
 # numpy has none of its own, and torch does not know the one that we use.
 _BFLOAT16 = dtypes.from_triton("TYPE_BF16")
+_cudnn: Any = torch.backends.cudnn
+_GPU_PRECISIONS: tuple[Any, ...] = (
+    _cudnn.conv,
+    _cudnn.rnn,
+    torch.backends.cuda.matmul,
+)
 
 
 class Flat(torch.nn.Module):
@@ -218,6 +225,25 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Let a GPU compute float32 as such for a while.
+
+    Rounded to TensorFloat-32 it differs from other devices by more than is
+    allowed. Not for exports: torch reads older settings of the same, and
+    takes offence.
+    """
+    backends = _GPU_PRECISIONS if device.type == "cuda" else ()
+    precisions = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, precisions, strict=True):
+            backend.fp32_precision = precision
 
 
 def run(network: Flat, arrays: Arrays) -> dict[str, torch.Tensor]:

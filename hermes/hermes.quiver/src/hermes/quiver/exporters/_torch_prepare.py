@@ -22,6 +22,7 @@ from hermes.quiver.exporters._torch_network import (
     bare,
     dtype_of,
     evaluating,
+    exact,
     run,
 )
 from hermes.quiver.exporters._types import Arrays, Request, TensorInfo
@@ -63,7 +64,7 @@ class Prepared:
 
     def reference(self, arrays: Arrays) -> list[npt.NDArray[Any]]:
         """What the network gives, in order; it is left as it was."""
-        with evaluating(self.network):
+        with evaluating(self.network), exact(self.network.device):
             outputs = run(self.network, arrays)
         return [as_array(output) for output in outputs.values()]
 

@@ -78,6 +78,12 @@ def load(network: Any) -> onnx.ModelProto:
             f" {Platform.ONNX.value} has an ONNX graph"
         )
         raise InvalidInput(msg)
+    if network.config.state_names():
+        msg = (
+            f"model {network.name!r} has states, which its configuration"
+            " declares and its graph does not"
+        )
+        raise InvalidInput(msg)
     return onnx.load_from_string(network.read_version())
 
 
