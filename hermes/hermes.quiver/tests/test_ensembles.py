@@ -411,9 +411,9 @@ def test_one_model_can_run_in_several_steps(ensemble, add) -> None:
 
 
 def test_steps_that_wait_for_each_other_are_refused(ensemble, add) -> None:
-    first = add("a", ("b", 2), inputs=("x", "y"))
-    second = add("b", ("b",), inputs=("x",))
-    add("c", ("b",), inputs=("x",))
+    first = add("a", ("b", 2, 2), inputs=("x", "y"))
+    second = add("b", ("b", 2), inputs=("x",))
+    add("c", ("b", 2), inputs=("x",))
     ensemble.add_input(first.inputs["x"])
     steps = ensemble.config.ensemble_scheduling.step
     steps[0].input_map["y"] = "c.mean_x"

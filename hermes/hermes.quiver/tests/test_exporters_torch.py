@@ -115,7 +115,8 @@ class Where(torch.nn.Module):
     """Makes tensors where its input is."""
 
     def forward(self, x):
-        return x + torch.arange(x.shape[-1], device=x.device)
+        size = x.shape[-1] if x.ndim else 1
+        return x + torch.arange(size, device=x.device)
 
 
 def test_a_time_axis_may_be_variable_without_an_example(model) -> None:
@@ -231,10 +232,11 @@ def test_samples_may_be_tensors_of_any_dtype(model) -> None:
     mask = torch.tensor([[True, False], [False, True]])
     model.export_version(
         Masked(),
+        input_shapes={"scale": (1,)},
         sample_inputs={
             "x": torch.ones(2, 2, requires_grad=True),
             "mask": mask,
-            "scale": np.float32(3),
+            "scale": np.array([3], np.float32),
         },
     )
     assert {n: str(t.dtype) for n, t in model.inputs.items()} == {
@@ -242,18 +244,60 @@ def test_samples_may_be_tensors_of_any_dtype(model) -> None:
         "mask": "bool",
         "scale": "float32",
     }
-    assert model.inputs["scale"].shape == ()
+    assert model.inputs["scale"].shape == (1,)
     outputs = run(
         model,
         x=randn(2, 2),
         mask=mask.numpy(),
-        scale=np.array(3, np.float32),
+        scale=np.array([3], np.float32),
     )
     np.testing.assert_allclose(
         outputs["output_0"],
         np.where(mask, 0, randn(2, 2) * 3),
         rtol=1e-6,
     )
+
+
+class Energy(torch.nn.Module):
+    def forward(self, x):
+        return x.square().sum(-1)
+
+
+def test_one_number_for_each_row_is_an_axis_of_size_1_to_triton(
+    script,
+) -> None:
+    script.config.max_batch_size = 4
+    for _ in range(2):
+        script.export_version(Energy(), input_shapes=[(None, 3)])
+    assert script.outputs["output_0"].shape == (None, 1)
+    (output,) = script.config.output
+    assert list(output.dims) == [1]
+    assert output.HasField("reshape")
+    assert not output.reshape.shape
+    assert run(script, x=randn(2, 3))["output_0"].shape == (2,)
+
+
+def test_scalars_are_refused(repository) -> None:
+    model = repository.add("scalar", Platform.TORCHSCRIPT)
+    with pytest.raises(
+        InvalidConfig, match=r"output_0 is a scalar.*of size 1"
+    ):
+        model.export_version(Energy(), input_shapes=[(3,)])
+    with pytest.raises(InvalidConfig, match="x is a scalar"):
+        model.export_version(Where(), sample_inputs={"x": np.float32(1)})
+
+
+def test_examples_of_one_row_follow_those_of_several(script) -> None:
+    class Three(torch.nn.Module):
+        def forward(self, x, y, z):
+            return torch.cat([x, y, z], 1)
+
+    script.export_version(
+        Three(),
+        input_shapes={"z": (None, 4)},
+        sample_inputs={"x": randn(3, 4), "y": randn(1, 4)},
+    )
+    assert script.outputs["output_0"].shape == (None, 12)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])

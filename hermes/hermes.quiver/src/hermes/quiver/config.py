@@ -145,7 +145,8 @@ class ModelConfig(Scheduling):
         Args:
             name: The tensor's name.
             shape: Its ``dims``: without the batch axis where
-                ``max_batch_size`` is set.
+                ``max_batch_size`` is set. Without any, requests and answers
+                carry one axis of size 1 instead.
             dtype: Its numpy dtype.
         """
         return _declare(self._message.input, name, shape, dtype)
@@ -250,17 +251,19 @@ class ModelConfig(Scheduling):
         }
 
     def shapes(
-        self, kind: str
+        self, kind: str, *, inside: bool = False
     ) -> dict[str, tuple[tuple[int | None, ...], np.dtype]]:
         """Shape (with the batch axis) and dtype of the inputs or outputs.
 
         Args:
             kind: ``"input"`` or ``"output"``.
+            inside: As the artifact has them, where Triton reshapes.
         """
         batch = (None,) if self._message.max_batch_size > 0 else ()
         return {
             tensor.name: (
-                batch + tuple(None if d < 0 else d for d in tensor.dims),
+                batch
+                + tuple(None if d < 0 else d for d in _sizes(tensor, inside)),
                 dtypes.from_triton(
                     model_config_pb2.DataType.Name(tensor.data_type)
                 ),
@@ -281,12 +284,22 @@ def _dims(shape: Dims) -> list[int]:
     return [int(size) for size in sizes]
 
 
+def _sizes(tensor: Any, inside: bool) -> Sequence[int]:
+    is_other = inside and tensor.HasField("reshape")
+    sizes: Sequence[int] = tensor.reshape.shape if is_other else tensor.dims
+    return sizes
+
+
 def _declare(
     tensors: Any, name: str, shape: Dims, dtype: npt.DTypeLike
 ) -> Any:
-    return tensors.add(
-        name=name, data_type=dtypes.to_triton(dtype), dims=_dims(shape)
+    dims = _dims(shape)
+    tensor = tensors.add(
+        name=name, data_type=dtypes.to_triton(dtype), dims=dims or [1]
     )
+    if not dims:  # Triton's tensors have one axis at least
+        tensor.reshape.SetInParent()
+    return tensor
 
 
 def _assign(message: Message, field: str, value: Any) -> None:

@@ -248,8 +248,8 @@ class Model:
             samples=sample_inputs,
             input_names=input_names,
             output_names=output_names,
-            inputs=_infos(self.inputs),
-            outputs=_infos(self.outputs),
+            inputs=_infos(self.config, "input"),
+            outputs=_infos(self.config, "output"),
             max_batch_size=self.config.max_batch_size,
             verify=verify,
             options=exporter_options,
@@ -296,9 +296,10 @@ class Model:
             raise VersionExists(msg)
 
 
-def _infos(tensors: Mapping[str, ExposedTensor]) -> tuple[TensorInfo, ...]:
+def _infos(config: ModelConfig, kind: str) -> tuple[TensorInfo, ...]:
     return tuple(
-        TensorInfo(t.name, t.shape, t.dtype) for t in tensors.values()
+        TensorInfo(name, shape, dtype)
+        for name, (shape, dtype) in config.shapes(kind, inside=True).items()
     )
 
 
@@ -329,8 +330,14 @@ def _declare(config: ModelConfig, artifact: Artifact) -> ModelConfig:
 
 
 def _without_batch(tensor: TensorInfo, max_batch_size: int) -> Dims:
-    if max_batch_size <= 0:
+    if max_batch_size <= 0 and tensor.shape:
         return tensor.shape
+    if max_batch_size <= 0:
+        msg = (
+            f"{tensor.name} is a scalar, and Triton's tensors have axes; let"
+            " it have one, of size 1"
+        )
+        raise InvalidConfig(msg)
     if not tensor.shape or tensor.shape[0] is not None:
         msg = (
             f"max_batch_size={max_batch_size} needs a variable batch axis, but"
@@ -344,7 +351,7 @@ def _without_batch(tensor: TensorInfo, max_batch_size: int) -> Dims:
 def _check_declared(
     config: ModelConfig, kind: str, tensors: Sequence[TensorInfo]
 ) -> None:
-    declared = config.shapes(kind)
+    declared = config.shapes(kind, inside=True)
     actual = {t.name: (t.shape, t.dtype) for t in tensors}
     if config.platform == Platform.TORCHSCRIPT and {*declared} == {*actual}:
         _check_order(config, kind, list(declared), list(actual))

@@ -50,15 +50,18 @@ def compare(artifact: Artifact, session: Session, max_batch_size: int) -> None:
 
 
 def _batches(artifact: Artifact, max_batch_size: int) -> Iterator[Arrays]:
-    if not all(t.shape and t.shape[0] is None for t in artifact.inputs):
+    variable = [t.name for t in artifact.inputs if t.shape[:1] == (None,)]
+    if not variable:
         yield artifact.samples
         return
-    given = {len(array) for array in artifact.samples.values()}
+    given = {len(artifact.samples[name]) for name in variable}
     for size in sorted({1, 2, max_batch_size or 1, *given}):
-        yield {
+        resized = {
             name: np.resize(array, (size, *array.shape[1:]))  # its rows again
             for name, array in artifact.samples.items()
+            if name in variable
         }
+        yield artifact.samples | resized
 
 
 def _compare(
@@ -75,7 +78,7 @@ def _compare(
         return
     ours, theirs = actual.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        difference = np.abs(ours - theirs)
+        difference = np.asarray(np.abs(ours - theirs))
     # What is infinite or NaN on one side only stays so here, and fails below.
     difference[(ours == theirs) | (np.isnan(ours) & np.isnan(theirs))] = 0
     finite = np.abs(theirs[np.isfinite(theirs)])
@@ -87,10 +90,11 @@ def _compare(
             difference.shape,
         )
         where = tuple(map(int, worst))
+        batch = f" at batch {len(actual)}" if actual.ndim else ""
         msg = (
-            f"output {name!r} at batch {len(actual)}: the artifact gives"
-            f" {actual[where]}, the network {expected[where]} at"
-            f" {where} (allowed difference {allowed:.3g}); is the network"
+            f"output {name!r}{batch}: the artifact gives {actual[where]}, the"
+            f" network {expected[where]} at {where} (difference"
+            f" {difference[where]:.3g}, allowed {allowed:.3g}); is the network"
             " deterministic, without branches on values? verify=False exports"
             " it unchecked"
         )

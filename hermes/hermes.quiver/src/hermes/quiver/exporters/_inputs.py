@@ -61,14 +61,24 @@ class Described:
         shape = self.shapes[name]
         if name not in self.given:
             sizes = [
-                d if d is not None else size if axis else _BATCH
+                d if d is not None else size if axis else self._batch
                 for axis, d in enumerate(shape)
             ]
             return example(rng, sizes, self.dtypes[name])
         given = self.given[name]
-        if shape and shape[0] is None and len(given) < _BATCH:
-            return np.repeat(given, _BATCH, axis=0)
+        if shape[:1] == (None,) and len(given) == 1:
+            return np.repeat(given, self._batch, axis=0)
         return given
+
+    @property
+    def _batch(self) -> int:
+        """Rows of the examples whose batch is variable: alike for all."""
+        rows = [
+            len(array)
+            for name, array in self.given.items()
+            if self.shapes[name][:1] == (None,)
+        ]
+        return max([_BATCH, *rows])
 
     def resized(self, arrays: Arrays) -> Iterator[Arrays]:
         """The same with other sizes of the variable axes but the batch.
