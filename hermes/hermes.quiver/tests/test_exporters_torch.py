@@ -500,8 +500,14 @@ def test_outputs_of_one_name_are_refused(script) -> None:
         def forward(self, x):
             return {"a_b": x + 1, "a": {"b": x + 2}}
 
-    with pytest.raises(InvalidInput, match=r"same names: \['a_b', 'a_b'\]"):
+    class Nothing(torch.nn.Module):
+        def forward(self, x):
+            return {"nothing": None, "x": [x][1:]}
+
+    with pytest.raises(InvalidInput, match=r"same names: \['a_b', 'a_b'\]$"):
         script.export_version(Same(), input_shapes=[(None, 4)])
+    with pytest.raises(InvalidInput, match="returns no tensor"):
+        script.export_version(Nothing(), input_shapes=[(None, 4)])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")

@@ -101,6 +101,9 @@ def _flatten(result: Any) -> dict[str, torch.Tensor]:
         prefix = ("output",) if path[0].isdigit() else ()
         pairs.append(("_".join((*prefix, *path)), tensor))
     names = [name for name, _ in pairs]
+    if not names:
+        msg = "the network returns no tensor"
+        raise InvalidInput(msg)
     if len({*names}) != len(names):
         msg = f"the network's outputs have the same names: {names}"
         raise InvalidInput(msg)
