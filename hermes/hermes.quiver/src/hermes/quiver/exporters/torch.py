@@ -283,12 +283,15 @@ def _scripted(prepared: Prepared) -> Any:
     is_script = isinstance(network, torch.jit.ScriptModule)
     module: Any = network if is_script else torch.jit.script(network)
     schema = module.forward.schema
+    arguments = schema.arguments[1:]
+    names = [argument.name for argument in arguments]
     given = list(prepared.samples)
-    arguments = [a.name for a in schema.arguments[1 : len(given) + 1]]
-    if prepared.network.arguments is not None and given != arguments:
+    is_renamed = prepared.network.arguments is None
+    fits = len(given) == len(names) if is_renamed else given == names
+    if not fits or any(a.type.kind() != "TensorType" for a in arguments):
         msg = (
-            f"Triton gives a script its first {len(given)} arguments,"
-            f" {arguments}, and not {given}"
+            f"Triton gives a script tensors for all its arguments, {names},"
+            f" and not for {given} only (method='trace' keeps the defaults)"
         )
         raise InvalidInput(msg)
     if not _is_flat(schema.returns[0].type):
