@@ -197,6 +197,21 @@ def test_names_may_be_given(model) -> None:
     )
 
 
+def test_arguments_may_be_any_keywords(script) -> None:
+    class Keywords(torch.nn.Module):
+        def forward(self, **arrays):
+            return arrays["h1"] - arrays["l1"]
+
+    with pytest.raises(
+        InvalidInput, match=r"\(\*\*arrays\), which has no name"
+    ):
+        script.export_version(Keywords(), input_shapes=[(None, 4)])
+    shapes = {"l1": (None, 4), "h1": (None, 4)}
+    script.export_version(Keywords(), input_shapes=shapes)
+    outputs = run(script, h1=3 * randn(2, 4), l1=randn(2, 4))
+    np.testing.assert_allclose(outputs["output_0"], 2 * randn(2, 4), rtol=1e-5)
+
+
 def test_a_later_version_keeps_names_and_dtypes_of_the_first(script) -> None:
     network = torch.nn.Embedding(10, 4)
     sample = {"input": np.zeros((2, 5), np.int64)}

@@ -155,8 +155,14 @@ def bare(network: Any) -> torch.nn.Module:
     return network if compiled is None else bare(compiled)
 
 
-def arguments_of(network: torch.nn.Module) -> list[str]:
+def arguments_of(
+    network: torch.nn.Module, keywords: Sequence[str]
+) -> list[str]:
     """Names of what ``forward`` takes.
+
+    Args:
+        network: The network.
+        keywords: Names to pass to a ``forward`` that takes any.
 
     Raises:
         InvalidInput: If it has no names for its arguments.
@@ -164,17 +170,16 @@ def arguments_of(network: torch.nn.Module) -> list[str]:
     if isinstance(network, torch.jit.ScriptModule):
         script: Any = network
         return [a.name for a in script.forward.schema.arguments[1:]]
-    parameters = inspect.signature(network.forward).parameters.values()
-    named = [
-        p.name
-        for p in parameters
-        if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}
-    ]
+    signature = inspect.signature(network.forward)
+    kinds = {p.name: p.kind for p in signature.parameters.values()}
+    various = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    named = [name for name, kind in kinds.items() if kind not in various]
+    if not named and inspect.Parameter.VAR_KEYWORD in kinds.values():
+        named = list(keywords)
     if not named:
         msg = (
-            f"forward of {type(network).__qualname__} takes"
-            f" {inspect.signature(network.forward)}, which has no names; give"
-            " input_names=[...]"
+            f"forward of {type(network).__qualname__} takes {signature}, which"
+            " has no names; give input_names=[...]"
         )
         raise InvalidInput(msg)
     return named

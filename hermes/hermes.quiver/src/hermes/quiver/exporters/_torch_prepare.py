@@ -118,8 +118,10 @@ def prepare(network: torch.nn.Module, request: Request) -> Prepared:
         InvalidInput: If there are none, or the request does not fit.
     """
     network = bare(network)
-    arguments = list(request.input_names or arguments_of(network))
     samples = request.samples
+    arguments = list(
+        request.input_names or arguments_of(network, _keywords(request))
+    )
     if isinstance(samples, Mapping):
         samples = {name: as_array(s) for name, s in samples.items()}
     elif samples is not None:
@@ -136,6 +138,13 @@ def prepare(network: torch.nn.Module, request: Request) -> Prepared:
         examples,
         dict(zip(names, outputs.values(), strict=True)),
         tuple(_runnable(flat, described.resized(examples)))[:1],
+    )
+
+
+def _keywords(request: Request) -> list[str]:
+    given = [request.declared, request.shapes, request.samples]
+    return list(
+        dict.fromkeys(k for d in given if isinstance(d, Mapping) for k in d)
     )
 
 
