@@ -147,21 +147,26 @@ class Model:
             )
             raise InvalidConfig(msg)
 
-    def read_version(self, version: int | None = None) -> bytes:
+    def read_version(
+        self, version: int | None = None, filename: str | None = None
+    ) -> bytes:
         """Read an artifact back.
 
         Args:
             version: Its version; None is the latest.
+            filename: Another file of the version's directory, such as one
+                of a SavedModel's.
 
         Raises:
+            StorageFailed: If it cannot be read.
             VersionNotFound: If there is no such version.
             UnknownPlatform: If its artifact is no single file, or quiver
                 does not know which file it is.
         """
-        filename = self._filename()
-        if self.platform is Platform.SAVEDMODEL:
+        artifact = filename or self._filename()
+        if artifact == Platform.SAVEDMODEL.filename:
             msg = (
-                f"the artifact of {self.name!r} is a directory, {filename};"
+                f"the artifact of {self.name!r} is a directory, {artifact};"
                 f" read its files at {self._storage.address(self.name)}"
             )
             raise UnknownPlatform(msg)
@@ -170,7 +175,7 @@ class Model:
             msg = f"model {self.name!r} has versions {versions}, not {version}"
             raise VersionNotFound(msg)
         return self._storage.read_artifact(
-            self.name, version or versions[-1], filename
+            self.name, version or versions[-1], artifact
         )
 
     def _filename(self) -> str:
@@ -223,7 +228,8 @@ class Model:
                 the extra ``verify``. None does it where the extra is there.
             force: Replace the version if it is there.
             **exporter_options: Passed to the exporter (``opset_version`` for
-                ONNX, ``method`` for TorchScript).
+                ONNX, ``method`` for TorchScript, ``use_fp16`` and others for
+                TensorRT; docs/exporting.md has them all).
 
         Returns:
             Address of the artifact.
