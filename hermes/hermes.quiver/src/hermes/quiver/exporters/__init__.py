@@ -31,6 +31,13 @@ _EXPORTERS = {
     ("model", Platform.ONNX): ("onnx", "to_onnx"),
     ("file", Platform.PYTHON): ("python", "to_python"),
     ("class", Platform.PYTHON): ("python", "to_python"),
+    # What goes to ONNX goes on from there.
+    ("torch", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
+    ("keras", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
+    ("tensorflow", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
+    ("onnx", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
+    ("file", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
+    ("model", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
 }
 _MODELS = "hermes.quiver.models"
 
