@@ -89,6 +89,7 @@ def test_lint_fails_on_errors_only(root, repository, capsys) -> None:
         "short-idle-time",
     }
     assert run(capsys, "lint", root, "--container", "x")[0] == 2
+    assert run(capsys, "lint", root, "--gpu", "x")[0] == 2
 
 
 def test_verify_proves_a_stream(root, repository, capsys) -> None:

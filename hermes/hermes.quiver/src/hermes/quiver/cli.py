@@ -124,7 +124,9 @@ def _describe(model: Model) -> str:
 
 
 def _lint(repository: ModelRepository, options: argparse.Namespace) -> Answer:
-    found = repository.lint(options.sample_rate, options.container)
+    found = repository.lint(
+        options.sample_rate, options.container, options.gpu
+    )
     wrong = any(finding.severity == "error" for finding in found)
     text = "\n".join(map(str, found)) or "nothing found"
     return _FOUND * wrong, [dataclasses.asdict(f) for f in found], text
@@ -187,6 +189,9 @@ def _parser() -> argparse.ArgumentParser:
         "--sample-rate", type=float, help="samples of the stream per second"
     )
     lint.add_argument("--container", help="Triton's release, such as 25.06")
+    lint.add_argument(
+        "--gpu", help="such as A100, or a compute capability such as 8.0"
+    )
     verify = add("verify", _verify, "prove that a stream is exact")
     verify.add_argument("ensemble")
     return parser

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hermes.quiver import _graph
+from hermes.quiver import _graph, _plans
 from hermes.quiver._steps import shapes_fit
 from hermes.quiver.config import ModelConfig
 from hermes.quiver.ensembles import Ensemble
-from hermes.quiver.errors import EnsembleError
+from hermes.quiver.errors import EnsembleError, StorageFailed
 from hermes.quiver.models import Model
+from hermes.quiver.platforms import Platform
 from hermes.quiver.streaming._parameters import read_memory
 
 __all__ = ("Context", "Finding", "lint")
@@ -57,11 +58,13 @@ class Context:
         models: The repository's models.
         sample_rate: Samples of the stream per second [Hz], if known.
         container: Release of Triton's container, (year, month), if known.
+        capability: Compute capability of the GPU, such as "8.0", if known.
     """
 
     models: Mapping[str, Model]
     sample_rate: float | None = None
     container: tuple[int, int] | None = None
+    capability: str | None = None
     ensembles: Mapping[str, Ensemble] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -242,6 +245,43 @@ def _tensorflow(context: Context) -> Iterator[Finding]:
             )
 
 
+def _engines(context: Context) -> Iterator[Finding]:
+    for name, model in context.models.items():
+        kind = model.config.platform or model.config.backend
+        if kind not in {Platform.TENSORRT, "tensorrt"}:
+            continue
+        for version in _served(model):
+            for found in _plans.problems(
+                _provenance(model, version),
+                context.container,
+                context.capability,
+            ):
+                said = f"version {version}: {found.message}"
+                yield Finding(
+                    found.severity, name, found.rule, said, found.cure
+                )
+
+
+def _served(model: Model) -> list[int]:
+    """The versions that Triton loads: the latest, if nothing else is said."""
+    policy, versions = model.config.version_policy, model.versions
+    if policy.HasField("all"):
+        return versions
+    if policy.HasField("specific"):
+        return [n for n in versions if n in policy.specific.versions]
+    return versions[-(policy.latest.num_versions or 1) :]
+
+
+def _provenance(model: Model, version: int) -> bytes | None:
+    filename = f"{Platform.TENSORRT.filename}.json"
+    try:
+        return model.read_version(version, filename)
+    except StorageFailed as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
 def _graphs(context: Context) -> Iterator[Finding]:
     for name, ensemble in context.ensembles.items():
         try:
@@ -304,5 +344,6 @@ _RULES: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _idle_time,
     _overtaking,
     _tensorflow,
+    _engines,
     _graphs,
 )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hermes.quiver._found import describe
 from hermes.quiver._named import Named
+from hermes.quiver._plans import capability_of
 from hermes.quiver._verify_stream import StreamReport
 from hermes.quiver.config import ModelConfig
 from hermes.quiver.ensembles import Ensemble
@@ -178,6 +179,7 @@ class ModelRepository:
         self,
         sample_rate: float | None = None,
         container: str | None = None,
+        gpu: str | None = None,
     ) -> list[Finding]:
         """Find what would go wrong on a server.
 
@@ -186,18 +188,27 @@ class ModelRepository:
                 idle times cannot be judged.
             container: Release of the Triton container that will serve it,
                 such as ``"25.06"``; without it backends cannot be judged.
+            gpu: The GPU that will run it, such as ``"A100"``, or its compute
+                capability, such as ``"8.0"``; without it only the versions of
+                TensorRT's engines can be judged.
 
         Returns:
             What was found, errors first; each with a cure.
 
         Raises:
-            ValueError: If ``container`` is no release, or ``sample_rate`` is
-                not positive.
+            ValueError: If ``container`` is no release, ``gpu`` not known, or
+                ``sample_rate`` not positive.
+            StorageFailed: If the storage cannot be read.
         """
         if sample_rate is not None and not sample_rate > 0:
             msg = f"sample_rate={sample_rate} is not positive"
             raise ValueError(msg)
-        context = Context(self.models, sample_rate, _release(container))
+        context = Context(
+            self.models,
+            sample_rate,
+            _release(container),
+            None if gpu is None else capability_of(gpu),
+        )
         return lint(context)
 
     def verify_stream(
