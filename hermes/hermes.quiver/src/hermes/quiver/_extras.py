@@ -8,7 +8,14 @@ from hermes.quiver.errors import MissingExtra
 __all__ = ("load", "load_if_there")
 
 # A dependency that is missing -> the extra that brings it.
-_EXTRAS = {"torch": "torch", "onnxscript": "torch", "onnxruntime": "verify"}
+_EXTRAS = {
+    "keras": "tensorflow",
+    "onnxruntime": "verify",
+    "onnxscript": "torch",
+    "tensorflow": "tensorflow",
+    "tf2onnx": "tensorflow",
+    "torch": "torch",
+}
 
 
 def load(module: str) -> Any:

@@ -26,6 +26,10 @@ __all__ = ("Artifact", "Request", "TensorInfo", "export", "find")
 _EXPORTERS = {
     ("torch", Platform.ONNX): ("torch", "to_onnx"),
     ("torch", Platform.TORCHSCRIPT): ("torch", "to_torchscript"),
+    ("keras", Platform.ONNX): ("keras", "to_onnx"),
+    ("keras", Platform.SAVEDMODEL): ("keras", "to_savedmodel"),
+    ("tensorflow", Platform.ONNX): ("tensorflow", "to_onnx"),
+    ("tensorflow", Platform.SAVEDMODEL): ("tensorflow", "to_savedmodel"),
     ("onnx", Platform.ONNX): ("onnx", "to_onnx"),
     ("file", Platform.ONNX): ("onnx", "to_onnx"),
     ("model", Platform.ONNX): ("onnx", "to_onnx"),

@@ -1,0 +1,370 @@
+"""Pure: what a network is known to take, and what is asked of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hermes.quiver.errors import InvalidInput
+from hermes.quiver.exporters._inputs import Described
+from hermes.quiver.exporters._types import Request
+
+__all__ = (
+    "Call",
+    "Known",
+    "Source",
+    "arguments",
+    "describe_inputs",
+    "name_outputs",
+    "name_results",
+    "unique_names",
+)
+
+Shape = tuple[int | None, ...]
+# Arguments of a call that are no tensors of its own.
+_MODES = {"mask", "training"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a network tells of an input.
+
+    Attributes:
+        name: Its name there.
+        shape: The shape that it takes; None if it does not say.
+        dtype: The dtype that it takes; None if it does not say.
+        is_binding: Whether it takes no other shape; else it is a default.
+        is_invented: Whether nobody chose the name.
+    """
+
+    name: str
+    shape: Shape | None = None
+    dtype: np.dtype | None = None
+    is_binding: bool = True
+    is_invented: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network, made ready for what takes functions of tensors.
+
+    Attributes:
+        name: What errors call it.
+        inputs: What it takes.
+        call: Gives the result of a sequence of tensors, in inference mode.
+        output_names: Names of its outputs, where the result has none.
+        invented: Those of them that nobody chose.
+        owner: Owns its variables.
+        unchanged: Leaves the network's state as it was.
+    """
+
+    name: str
+    inputs: Described
+    call: Callable[[Sequence[Any]], Any]
+    output_names: Sequence[str] = ()
+    invented: Collection[str] = ()
+    owner: Any = None
+    unchanged: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a function takes its tensors.
+
+    Attributes:
+        names: Of the tensors, in their order.
+        form: ``list`` or ``dict`` where one argument takes them all.
+        options: Passed beside them.
+    """
+
+    names: tuple[str, ...]
+    form: type | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keywords: tuple[str, ...] | None = None
+
+    def __call__(
+        self, function: Callable[..., Any], tensors: Sequence[Any]
+    ) -> Any:
+        """Call the function."""
+        if self.form is dict:
+            named = dict(zip(self.names, tensors, strict=True))
+            return function(named, **self.options)
+        if self.form is list:
+            return function(list(tensors), **self.options)
+        if self.keywords is None:
+            return function(*tensors, **self.options)
+        named = dict(zip(self.keywords, tensors, strict=True))
+        return function(**named, **self.options)
+
+
+def arguments(function: Callable[..., Any], request: Request) -> Call:
+    """Find out how a function takes the tensors that a request describes.
+
+    Raises:
+        InvalidInput: If it does not take that many, or none of those names.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    tensors = [
+        p
+        for p in parameters
+        if p.name not in _MODES
+        and p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
+    ]
+    names = [p.name for p in tensors]
+    needed = [p.name for p in tensors if p.default is p.empty]
+    options = {p.name: False for p in parameters if p.name == "training"}
+    given = _given(request)
+    if given is None:
+        return Call(tuple(needed), options=options)
+    if isinstance(given, Mapping) and {*given} <= {*names}:
+        chosen = tuple(name for name in names if name in given)
+        return Call(chosen, options=options, keywords=chosen)
+    own = tuple(given) if isinstance(given, Mapping) else None
+    if own is None and len(given) <= len(names):
+        return Call(tuple(names[: len(given)]), options=options)
+    if len(needed) == 1:
+        form = list if own is None else dict
+        numbered = [f"{needed[0]}_{i}" for i in range(len(given))]
+        return Call(own or tuple(numbered), form, options)
+    msg = (
+        f"the network takes {names}, but described are"
+        f" {len(given) if own is None else list(own)}"
+    )
+    raise InvalidInput(msg)
+
+
+def _given(request: Request) -> Any:
+    """What says which tensors there are."""
+    for values in (
+        request.input_names,
+        request.samples,
+        request.shapes,
+        request.declared or None,
+    ):
+        if values is not None:
+            return [values] if _is_one(values) else values
+    return None
+
+
+def describe_inputs(request: Request, known: Sequence[Known]) -> Described:
+    """Settle names, shapes and dtypes of a network's inputs.
+
+    Raises:
+        InvalidInput: If the request does not fit the network.
+    """
+    names = _names(request, known)
+    samples = _by_name("sample_inputs", request.samples, names)
+    wanted = request.shapes
+    if wanted is None and not samples:
+        wanted = request.declared or None
+    shapes = _by_name("input_shapes", wanted, names)
+    declared = {tensor.name: tensor.dtype for tensor in request.inputs}
+    described, dtypes, given = {}, {}, {}
+    for name, one in zip(names, known, strict=True):
+        if name in samples:
+            given[name] = _array(name, samples[name], one)
+        sample = given.get(name)
+        described[name] = _shape(name, shapes.get(name), sample, one)
+        dtype = declared.get(name) if sample is None else sample.dtype
+        dtypes[name] = one.dtype or dtype or np.dtype(np.float32)
+    return Described(described, dtypes, given)
+
+
+def _is_one(values: object) -> bool:
+    """Whether these are one sample or shape, not one for each input."""
+    return hasattr(values, "shape") or (
+        isinstance(values, Sequence)
+        and any(value is None or isinstance(value, int) for value in values)
+    )
+
+
+def name_results(result: Any) -> list[tuple[str | None, Any]]:
+    """What a call returned, one by one, with the names that it has for it."""
+    if is_dataclass(result):
+        return [(f.name, getattr(result, f.name)) for f in fields(result)]
+    if isinstance(result, Mapping):
+        return [(str(name), value) for name, value in result.items()]
+    if hasattr(result, "_fields"):
+        return list(zip(result._fields, result, strict=True))
+    if isinstance(result, tuple | list):
+        return [(None, value) for value in result]
+    return [(None, result)]
+
+
+def name_outputs(
+    source: Source, request: Request, results: Sequence[str | None]
+) -> list[str]:
+    """Name the outputs: as asked, or else as the network calls them.
+
+    Raises:
+        InvalidInput: If there are more or fewer, or a name comes twice.
+    """
+    taken = list(source.inputs.shapes)
+    if request.output_names is None:
+        numbered = [f"output_{i}" for i in range(len(results))]
+        own = source.output_names or numbered
+        names = [name or own[i] for i, name in enumerate(results)]
+        invented = {*source.invented, *numbered}
+        outputs = [tensor.name for tensor in request.outputs]
+        declared = _as_declared(names, invented, outputs)
+        return unique_names(declared, taken)
+    given = list(request.output_names)
+    if len(given) != len(results):
+        msg = f"output_names={given}, but the network gives {len(results)}"
+        raise InvalidInput(msg)
+    if len({*given, *taken}) < len(given) + len(taken):
+        msg = (
+            f"output_names={given} beside the inputs {taken}: each tensor"
+            " needs a name of its own"
+        )
+        raise InvalidInput(msg)
+    return given
+
+
+def unique_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Number the names that are there already."""
+    unique: list[str] = []
+    for name in names:
+        number, candidate = 0, name
+        while candidate in {*taken, *unique}:
+            number += 1
+            candidate = f"{name}_{number}"
+        unique.append(candidate)
+    return unique
+
+
+def _names(request: Request, known: Sequence[Known]) -> list[str]:
+    own = [one.name for one in known]
+    if request.input_names is not None:
+        names = list(request.input_names)
+        if len(names) != len(own) or len({*names}) != len(names):
+            msg = (
+                f"input_names={names}, but the network takes {len(own)}"
+                f" inputs, each with a name of its own: {own}"
+            )
+            raise InvalidInput(msg)
+        return names
+    invented = {one.name for one in known if one.is_invented}
+    return _as_declared(own, invented, list(request.declared))
+
+
+def _as_declared(
+    names: list[str], invented: Collection[str], declared: Sequence[str]
+) -> list[str]:
+    """Call the tensors as an earlier version does, if nobody named them.
+
+    Keras counts its layers: it names the next network's tensors differently.
+    """
+    if len(declared) == len(names) and all(
+        name == other or (name in invented and name not in declared)
+        for name, other in zip(names, declared, strict=True)
+    ):
+        return list(declared)
+    return names
+
+
+def _by_name(what: str, values: Any, names: Sequence[str]) -> dict[str, Any]:
+    if values is None:
+        return {}
+    if isinstance(values, Mapping):
+        unknown = [name for name in values if name not in names]
+        if unknown:
+            msg = f"{what} names {unknown}, but the network takes {[*names]}"
+            raise InvalidInput(msg)
+        return dict(values)
+    if _is_one(values):
+        msg = (
+            f"{what} has an entry for each input: give them in a list, or by"
+            f" name as {{{names[0]!r}: ...}}"
+        )
+        raise InvalidInput(msg)
+    if len(values) > len(names):
+        msg = (
+            f"{what} has {len(values)} entries, but the network takes"
+            f" {[*names]}"
+        )
+        raise InvalidInput(msg)
+    return dict(zip(names, values, strict=False))
+
+
+def _array(name: str, sample: Any, known: Known) -> npt.NDArray[Any]:
+    array = np.asarray(sample)
+    if known.dtype is None or array.dtype == known.dtype:
+        return array
+    if not np.can_cast(array.dtype, known.dtype, "same_kind"):
+        msg = (
+            f"sample_inputs[{name!r}] is {array.dtype}, but the network takes"
+            f" {known.dtype}"
+        )
+        raise InvalidInput(msg)
+    return array.astype(known.dtype)
+
+
+def _shape(
+    name: str,
+    given: Sequence[int | None] | None,
+    sample: npt.NDArray[Any] | None,
+    known: Known,
+) -> Shape:
+    shape = _shape_of(name, given, sample, known)
+    if sample is not None and not _fits(sample.shape, shape):
+        msg = (
+            f"sample_inputs[{name!r}] has shape {sample.shape}, which does"
+            f" not fit {shape}"
+        )
+        raise InvalidInput(msg)
+    return shape
+
+
+def _shape_of(
+    name: str,
+    given: Sequence[int | None] | None,
+    sample: npt.NDArray[Any] | None,
+    known: Known,
+) -> Shape:
+    if given is not None:
+        shape = _as_shape(name, given)
+        if known.is_binding and not _fits(shape, known.shape):
+            msg = (
+                f"input_shapes[{name!r}] is {shape}, but the network takes"
+                f" {known.shape}"
+            )
+            raise InvalidInput(msg)
+        return shape
+    if sample is not None and not (known.is_binding and known.shape):
+        return (None, *sample.shape[1:]) if sample.ndim else ()
+    if known.shape is None:
+        msg = (
+            "give input_shapes (or sample_inputs), e.g."
+            f" input_shapes={{{name!r}: (None, 8192, 2)}}; the network does"
+            " not know its own"
+        )
+        raise InvalidInput(msg)
+    return known.shape
+
+
+def _as_shape(name: str, given: Sequence[int | None]) -> Shape:
+    try:
+        return tuple(None if d is None or d < 0 else int(d) for d in given)
+    except TypeError as error:
+        msg = (
+            f"input_shapes[{name!r}] is {given!r}; a shape has whole numbers,"
+            " and None (or -1) where it is variable"
+        )
+        raise InvalidInput(msg) from error
+
+
+def _fits(shape: Sequence[int | None], wanted: Shape | None) -> bool:
+    return wanted is None or (
+        len(shape) == len(wanted)
+        and all(
+            limit in {None, size}
+            for size, limit in zip(shape, wanted, strict=True)
+        )
+    )
