@@ -29,6 +29,11 @@ __all__ = (
 Shape = tuple[int | None, ...]
 # Arguments of a call that are no tensors of its own.
 _MODES = {"mask", "training"}
+_REST = {
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.VAR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Call:
         names: Of the tensors, in their order.
         form: ``list`` or ``dict`` where one argument takes them all.
         options: Passed beside them.
+        keywords: Names of the arguments that take them; None is by position.
     """
 
     names: tuple[str, ...]
@@ -110,46 +116,54 @@ def arguments(function: Callable[..., Any], request: Request) -> Call:
         InvalidInput: If it does not take that many, or none of those names.
     """
     parameters = inspect.signature(function).parameters.values()
-    tensors = [
-        p
-        for p in parameters
-        if p.name not in _MODES
-        and p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
-    ]
-    names = [p.name for p in tensors]
-    needed = [p.name for p in tensors if p.default is p.empty]
+    tensors = [p for p in parameters if p.name not in _MODES]
+    named = [p for p in tensors if p.kind not in _REST]
+    names = [p.name for p in named]
+    needed = [p.name for p in named if p.default is p.empty]
     options = {p.name: False for p in parameters if p.name == "training"}
-    given = _given(request)
+    given = _given(request, len(needed))
+    own = tuple(given) if isinstance(given, Mapping) else None
+    if not given and not needed:
+        msg = "nothing says what the network takes; give sample_inputs"
+        raise InvalidInput(msg)
     if given is None:
         return Call(tuple(needed), options=options)
-    if isinstance(given, Mapping) and {*given} <= {*names}:
-        chosen = tuple(name for name in names if name in given)
+    if own is not None and {*own} <= {*names}:
+        chosen = tuple(name for name in names if name in own)
         return Call(chosen, options=options, keywords=chosen)
-    own = tuple(given) if isinstance(given, Mapping) else None
     if own is None and len(given) <= len(names):
         return Call(tuple(names[: len(given)]), options=options)
+    return _in_one(names, needed, given, options)
+
+
+def _in_one(
+    names: Sequence[str],
+    needed: Sequence[str],
+    given: Any,
+    options: Mapping[str, Any],
+) -> Call:
+    """One argument takes them all, or any number of them."""
+    own = tuple(given) if isinstance(given, Mapping) else None
+    first = needed[0] if needed else "input"
+    numbered = tuple(f"{first}_{i}" for i in range(len(given)))
+    if not names:
+        return Call(own or numbered, options=options)
     if len(needed) == 1:
-        form = list if own is None else dict
-        numbered = [f"{needed[0]}_{i}" for i in range(len(given))]
-        return Call(own or tuple(numbered), form, options)
+        return Call(own or numbered, list if own is None else dict, options)
     msg = (
-        f"the network takes {names}, but described are"
-        f" {len(given) if own is None else list(own)}"
+        f"the network takes {[*names]}, but described are"
+        f" {len(given) if own is None else [*own]}"
     )
     raise InvalidInput(msg)
 
 
-def _given(request: Request) -> Any:
+def _given(request: Request, count: int) -> Any:
     """What says which tensors there are."""
-    for values in (
-        request.input_names,
-        request.samples,
-        request.shapes,
-        request.declared or None,
-    ):
+    for values in (request.input_names, request.samples, request.shapes):
         if values is not None:
             return [values] if _is_one(values) else values
-    return None
+    declared = request.declared
+    return [*declared.values()] if len(declared) == count else declared or None
 
 
 def describe_inputs(request: Request, known: Sequence[Known]) -> Described:

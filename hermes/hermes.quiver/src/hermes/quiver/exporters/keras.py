@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ from hermes.quiver.exporters._types import Artifact, Request
 
 __all__ = ("to_onnx", "to_savedmodel")
 
-# What Keras calls a tensor that nobody named.
+# What Keras calls an input that nobody named.
 _UNNAMED = re.compile(r"(input_layer|keras_tensor)(_\d+)?")
 
 
@@ -107,11 +107,12 @@ def _known(tensor: Any, network: keras.Model) -> Known:
     ):
         # What the first call came with, which it does not insist on.
         shape = (None, *shape[1:])
+    name = tensor._keras_history.operation.name
     return Known(
-        tensor.name,
+        name,
         shape,
         _numpy(tensor.dtype),
-        is_invented=_UNNAMED.fullmatch(tensor.name) is not None,
+        is_invented=_UNNAMED.fullmatch(name) is not None,
     )
 
 
@@ -147,21 +148,24 @@ def _called(
     how = arguments(network.call, request)
     shapes = (network.get_build_config() or {}).get("input_shape")
     if len(how.names) == 1 and _is_shape(shapes):
-        shape = (None, *shapes[1:])
-        return how, [Known(how.names[0], shape, is_binding=False)]
+        return how, [_remembered(how.names[0], shapes)]
     if isinstance(shapes, Mapping) and all(map(_is_shape, shapes.values())):
         if how.form is None:
             how = Call(tuple(shapes), dict, how.options)
-        return how, [
-            Known(name, (None, *shapes[name][1:]), is_binding=False)
-            if name in shapes
-            else Known(name)
-            for name in how.names
-        ]
-    return how, [Known(name) for name in how.names]
+        return how, [_remembered(name, shapes.get(name)) for name in how.names]
+    return how, [_remembered(name) for name in how.names]
 
 
-def _is_shape(value: object) -> bool:
+def _remembered(name: str, shape: Sequence[int | None] | None = None) -> Known:
+    return Known(
+        name,
+        None if shape is None else (None, *shape[1:]),
+        is_binding=False,
+        is_invented=True,
+    )
+
+
+def _is_shape(value: object) -> TypeGuard[Sequence[int | None]]:
     return isinstance(value, tuple | list) and all(
         size is None or isinstance(size, int) for size in value
     )
