@@ -1,11 +1,14 @@
 """Modules that need an extra: imported late, and named when missing."""
 
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 from hermes.quiver.errors import MissingExtra
 
-__all__ = ("load", "load_if_there")
+__all__ = ("apart_from_triton", "load", "load_if_there")
 
 # A dependency that is missing -> the extra that brings it.
 _EXTRAS = {
@@ -49,3 +52,22 @@ def load_if_there(module: str, *, required: bool) -> Any | None:
         if required:
             raise
         return None
+
+
+@contextmanager
+def apart_from_triton(
+    modules: MutableMapping[str, Any] = sys.modules,
+) -> Iterator[None]:
+    """Keep torch from importing OpenAI's ``triton`` after TensorFlow.
+
+    Both bring an LLVM, and the second one ends the process. The other way
+    round they get along, and torch exports without it.
+    """
+    clash = "tensorflow" in modules and "triton" not in modules
+    if clash:
+        modules["triton"] = None  # as if it were not installed
+    try:
+        yield
+    finally:
+        if clash:
+            del modules["triton"]

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from hermes.quiver._extras import load, load_if_there
+from hermes.quiver._extras import apart_from_triton, load, load_if_there
 from hermes.quiver.errors import UnsupportedExport
 from hermes.quiver.exporters._compare import compare
 from hermes.quiver.exporters._types import Artifact, Request, TensorInfo
@@ -62,7 +62,8 @@ def export(
         InvalidInput: If the request does not fit the network.
         VerificationFailed: If artifact and network disagree.
     """
-    artifact = find(network, platform)(network, request)
+    with apart_from_triton():
+        artifact = find(network, platform)(network, request)
     if request.verify is not False and artifact.reference is not None:
         _verify(artifact, request)
     return artifact

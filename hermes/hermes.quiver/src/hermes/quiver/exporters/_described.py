@@ -292,6 +292,8 @@ def _by_name(what: str, values: Any, names: Sequence[str]) -> dict[str, Any]:
             msg = f"{what} names {unknown}, but the network takes {[*names]}"
             raise InvalidInput(msg)
         return dict(values)
+    if _is_one(values) and len(names) == 1:
+        return {names[0]: values}
     if _is_one(values):
         msg = (
             f"{what} has an entry for each input: give them in a list, or by"

@@ -83,11 +83,7 @@ def declare(
     inputs: Sequence[TensorInfo],
     outputs: Sequence[TensorInfo],
 ) -> None:
-    """Declare all tensors of a graph, in this order and with these shapes.
-
-    Raises:
-        DtypeMismatch: If Triton does not have the data type of one.
-    """
+    """Declare all tensors of a graph, in this order and with these shapes."""
     for values, tensors in (
         (proto.graph.input, inputs),
         (proto.graph.output, outputs),

@@ -53,7 +53,6 @@ def convert(source: Source, traced: Traced, opset: int | None) -> Artifact:
 
     Raises:
         ExportFailed: If tf2onnx cannot convert it.
-        DtypeMismatch: If Triton does not have the data type of an output.
     """
     _check_dtypes(source, traced.concrete)
     with quietly() as records:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermes.quiver import dtypes
 from hermes.quiver.errors import ExportFailed, InvalidInput
 from hermes.quiver.exporters._described import (
     Source,
@@ -54,11 +55,14 @@ def trace(source: Source, request: Request, device: str | None) -> Traced:
         device: Where its operators are to run; None leaves that open.
 
     Raises:
+        DtypeMismatch: If Triton does not have the data type of an output.
         ExportFailed: If TensorFlow cannot make a graph of it.
         InvalidInput: If the request does not fit the network.
     """
     samples, results = _first_that_runs(source)
     names = name_outputs(source, request, [name for name, _ in results])
+    for _, result in results:
+        dtypes.to_triton(as_numpy(result.dtype))
     try:
         with quietly(), source.unchanged(), tf.device(device):
             concrete = _function(source, names).get_concrete_function()

@@ -174,13 +174,19 @@ def _is_shape(value: object) -> TypeGuard[Sequence[int | None]]:
 @contextmanager
 def _unchanged(network: keras.Layer) -> Iterator[None]:
     """Undo what a call does to states, such as those of recurrent layers."""
-    before = [
-        (variable, variable.numpy())
-        for variable in network.non_trainable_variables
-    ]
+    before = [(v, np.array(v)) for v in _states(network)]
     try:
         yield
     finally:
         for variable, value in before:
-            if not np.array_equal(variable.numpy(), value):
+            if not np.array_equal(np.array(variable), value):
                 variable.assign(value)
+
+
+def _states(network: keras.Layer) -> list[Any]:
+    remembered = [
+        getattr(layer, "states", None) for layer in network._flatten_layers()
+    ]
+    # Keras does not count what a stateful layer remembers as its variables.
+    own = [s for s in keras.tree.flatten(remembered) if s is not None]
+    return [*network.non_trainable_variables, *own]
