@@ -36,7 +36,7 @@ def to_onnx(network: keras.Layer, request: Request) -> Artifact:
         UnsupportedExport: If Keras runs on another backend than TensorFlow.
         MissingExtra: If the extra ``tensorflow`` is not installed.
     """
-    artifact: Artifact = _tensorflow().onnx_of(
+    artifact: Artifact = _tensorflow(keras.config.backend()).onnx_of(
         _source(network, request), request
     )
     return artifact
@@ -51,14 +51,13 @@ def to_savedmodel(network: keras.Layer, request: Request) -> Artifact:
         UnsupportedExport: If Keras runs on another backend than TensorFlow.
         MissingExtra: If the extra ``tensorflow`` is not installed.
     """
-    artifact: Artifact = _tensorflow().savedmodel_of(
+    artifact: Artifact = _tensorflow(keras.config.backend()).savedmodel_of(
         _source(network, request), request
     )
     return artifact
 
 
-def _tensorflow() -> Any:
-    backend = keras.config.backend()
+def _tensorflow(backend: str) -> Any:
     if backend != "tensorflow":
         msg = (
             f"Keras runs on {backend} here, and is exported from TensorFlow:"
