@@ -447,7 +447,7 @@ def test_another_backend_of_keras_is_refused_with_the_way_out() -> None:
     from hermes.quiver.exporters.keras import _tensorflow
 
     with pytest.raises(
-        UnsupportedExport, match="runs on jax here.* KERAS_BACKEND=tensorflow"
+        UnsupportedExport, match=r"runs on jax here.* KERAS_BACKEND=tensorflow"
     ):
         _tensorflow("jax")
 
@@ -468,8 +468,14 @@ class Returns(tf.Module):
 
 def test_results_are_named_by_what_they_are_in(add) -> None:
     model = add(Platform.SAVEDMODEL)
-    model.export_version(Returns(Result), input_shapes=[(None, 4)])
-    assert list(model.outputs) == ["value"]
+    network = Returns(lambda x: [x, Result({"a": x, "b": (x, x)}), None])
+    model.export_version(network, input_shapes=[(None, 4)])
+    assert list(model.outputs) == [
+        "output_0",
+        "output_1_value_a",
+        "output_1_value_b_0",
+        "output_1_value_b_1",
+    ]
 
 
 @pytest.mark.parametrize(

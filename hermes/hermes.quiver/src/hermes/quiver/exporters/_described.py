@@ -198,8 +198,28 @@ def _is_one(values: object) -> bool:
     )
 
 
-def name_results(result: Any) -> list[tuple[str | None, Any]]:
-    """What a call returned, one by one, with the names that it has for it."""
+def name_results(
+    result: Any, path: tuple[str | int, ...] = ()
+) -> list[tuple[str | None, Any]]:
+    """What a call returned, one by one, with the names that it has for it.
+
+    Names in names are joined by ``_``; what is None is left out.
+    """
+    items = _items(result)
+    if items is not None:
+        return [
+            pair
+            for key, item in items
+            if item is not None
+            for pair in name_results(item, (*path, key))
+        ]
+    if not path or (len(path) == 1 and isinstance(path[0], int)):
+        return [(None, result)]
+    prefix = ("output",) if isinstance(path[0], int) else ()
+    return [("_".join(map(str, (*prefix, *path))), result)]
+
+
+def _items(result: Any) -> list[tuple[str | int, Any]] | None:
     if is_dataclass(result):
         return [(f.name, getattr(result, f.name)) for f in fields(result)]
     if isinstance(result, Mapping):
@@ -207,8 +227,8 @@ def name_results(result: Any) -> list[tuple[str | None, Any]]:
     if hasattr(result, "_fields"):
         return list(zip(result._fields, result, strict=True))
     if isinstance(result, tuple | list):
-        return [(None, value) for value in result]
-    return [(None, result)]
+        return list(enumerate(result))
+    return None
 
 
 def name_outputs(

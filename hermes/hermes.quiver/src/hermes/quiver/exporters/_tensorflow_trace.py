@@ -187,7 +187,7 @@ def _flat(result: Any) -> list[tuple[str | None, Any]]:
         names = [type(value).__qualname__ for value in strange or [result]]
         msg = (
             f"the network returns {', '.join(names)}; exported are networks"
-            " that return a tensor, or a tuple, list, dict or dataclass of"
+            " that return tensors, or tuples, lists, dicts or dataclasses of"
             " tensors"
         )
         raise InvalidInput(msg)
