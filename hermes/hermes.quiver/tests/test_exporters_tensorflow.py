@@ -518,7 +518,7 @@ def test_results_are_named_by_what_they_are_in(add) -> None:
         (
             Sub(),
             {"sample_inputs": [np.array([["a"]])]},
-            "Sub does not run on inputs",
+            r"^Sub does not run on inputs of [^\n\x1b]*$",
         ),
         (
             Returns(lambda _: None),
@@ -574,7 +574,10 @@ class Undecided(Sub):
             Returns(lambda x: tf.numpy_function(np.sin, [x], tf.float32)),
             "calls Python",
         ),
-        (Undecided(), "TensorFlow cannot make a graph of Undecided"),
+        (
+            Undecided(),
+            r"cannot make a graph of Undecided: .* \(test_\S+, line \d+\)$",
+        ),
     ],
 )
 def test_networks_that_cannot_be_converted(add, network, match) -> None:

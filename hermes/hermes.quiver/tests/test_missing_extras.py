@@ -67,3 +67,20 @@ def test_without_the_extra_verify_exports_go_unchecked(tmp_path) -> None:
         """,
     )
     assert output.endswith("[1]\n")
+
+
+def test_a_missing_framework_is_named() -> None:
+    output = run_without(
+        "tensorflow",
+        """
+        from hermes.quiver._extras import load
+        try:
+            load("hermes.quiver.exporters.tensorflow")
+        except ImportError as error:
+            print(type(error).__name__, error)
+        """,
+    )
+    assert output == (
+        "MissingExtra tensorflow is not installed; it comes with"
+        " hermes-quiver's extra 'tensorflow'\n"
+    )

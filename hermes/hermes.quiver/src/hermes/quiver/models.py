@@ -208,7 +208,8 @@ class Model:
         ones must agree with them.
 
         Args:
-            model_fn: The network: a ``torch.nn.Module``; an ONNX
+            model_fn: The network: a ``torch.nn.Module``; a Keras 3
+                network, a ``tf.Module`` or ``tf.function``; an ONNX
                 ``ModelProto``, the address of a file with one, or a model
                 that has one; for ``Platform.PYTHON`` a file or a class.
             version: Number of the version; None takes the highest plus one,

@@ -12,6 +12,7 @@ from hermes.quiver.errors import ExportFailed, InvalidInput
 from hermes.quiver.exporters._described import Source
 from hermes.quiver.exporters._graphs import check_operators, declare, handlers
 from hermes.quiver.exporters._inputs import refuse_unknown
+from hermes.quiver.exporters._reasons import reason
 from hermes.quiver.exporters._tensorflow import quietly, tf, tf2onnx
 from hermes.quiver.exporters._tensorflow_trace import (
     CPU,
@@ -59,8 +60,8 @@ def convert(source: Source, traced: Traced, opset: int | None) -> Artifact:
         try:
             proto = _convert(traced, opset)
         except Exception as error:
-            msg = f"tf2onnx cannot convert {source.name}: {error}; {_WAY_OUT}"
-            raise ExportFailed(msg) from error
+            msg = f"tf2onnx cannot convert {source.name}: {reason(error)}"
+            raise ExportFailed(f"{msg}; {_WAY_OUT}") from error
     check_operators(proto, source.name, _WAY_OUT)
     declare(proto, traced.inputs, traced.outputs)
     try:

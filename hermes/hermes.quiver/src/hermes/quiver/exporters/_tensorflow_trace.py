@@ -17,6 +17,7 @@ from hermes.quiver.exporters._described import (
     name_outputs,
     name_results,
 )
+from hermes.quiver.exporters._reasons import reason
 from hermes.quiver.exporters._tensorflow import quietly, tf
 from hermes.quiver.exporters._types import Arrays, Request, TensorInfo
 
@@ -67,7 +68,9 @@ def trace(source: Source, request: Request, device: str | None) -> Traced:
         with quietly(), source.unchanged(), tf.device(device):
             concrete = _function(source, names).get_concrete_function()
     except Exception as error:
-        msg = f"TensorFlow cannot make a graph of {source.name}: {error}"
+        msg = (
+            f"TensorFlow cannot make a graph of {source.name}: {reason(error)}"
+        )
         raise ExportFailed(msg) from error
     _check_no_python(source, concrete)
     graph = outputs_of(concrete, names)
@@ -151,7 +154,10 @@ def _run(source: Source, arrays: Arrays) -> list[tuple[str | None, Any]]:
             result = source.call(tensors)
     except Exception as error:
         shapes = {name: array.shape for name, array in arrays.items()}
-        msg = f"{source.name} does not run on inputs of {shapes}: {error}"
+        msg = (
+            f"{source.name} does not run on inputs of {shapes}:"
+            f" {reason(error)}"
+        )
         raise InvalidInput(msg) from error
     return _flat(result)
 
@@ -165,7 +171,9 @@ def _first_that_runs(
             return arrays, _run(source, arrays)
         except InvalidInput as error:
             errors.append(error)
-    msg = f"{errors[0]}; sample_inputs gives it examples that it takes"
+    if not source.inputs.guessed:
+        raise errors[0]
+    msg = f"{errors[0]}; give sample_inputs of sizes that it takes"
     raise InvalidInput(msg) from errors[0]
 
 

@@ -21,6 +21,7 @@ from hermes.quiver.exporters._described import (
     unique_names,
 )
 from hermes.quiver.exporters._inputs import refuse_unknown
+from hermes.quiver.exporters._reasons import reason
 from hermes.quiver.exporters._tensorflow import quietly, tf
 from hermes.quiver.exporters._tensorflow_convert import check_opset, convert
 from hermes.quiver.exporters._tensorflow_trace import (
@@ -121,7 +122,7 @@ def _save(source: Source, traced: Traced) -> dict[str, bytes]:
                     holder, directory, signatures={_SIGNATURE: concrete}
                 )
         except Exception as error:
-            msg = f"TensorFlow cannot save {source.name}: {error}"
+            msg = f"TensorFlow cannot save {source.name}: {reason(error)}"
             raise ExportFailed(msg) from error
         return {
             path.relative_to(directory).as_posix(): path.read_bytes()
