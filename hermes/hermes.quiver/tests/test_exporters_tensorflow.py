@@ -553,8 +553,26 @@ def test_options_and_names_that_a_platform_does_not_take(add) -> None:
     add(Platform.ONNX).export_version(network, input_names=["a b"])
 
 
-def spectrum(x):
-    return tf.abs(tf.signal.stft(x, 4, 2))
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize(
+    "spectrum",
+    [
+        lambda x: tf.abs(tf.signal.stft(x, 16, 8)),
+        lambda x: tf.abs(tf.signal.rfft(x, [100])),
+        lambda x: keras.ops.rfft(x[:, :50]),
+    ],
+)
+def test_spectra_are_written_without_complex_numbers(
+    add, spectrum, opset
+) -> None:
+    network = Returns(spectrum)
+    model = add(Platform.ONNX)
+    shapes = [(None, 64)]
+    model.export_version(network, input_shapes=shapes, opset_version=opset)
+
+
+def phases(x):
+    return tf.math.angle(tf.signal.rfft(x))
 
 
 class Undecided(Sub):
@@ -565,7 +583,11 @@ class Undecided(Sub):
 @pytest.mark.parametrize(
     ("network", "match"),
     [
-        (Returns(spectrum), r"has no ComplexAbs \(at .*SAVEDMODEL"),
+        (Returns(phases), r"has no RFFT \(at 'rfft'\), Angle.*SAVEDMODEL"),
+        (
+            Returns(lambda x: tf.abs(tf.signal.fft(tf.cast(x, "complex64")))),
+            r"tf2onnx cannot convert Returns \(at .*FFT",
+        ),
         (
             Returns(lambda x: tf.cast(x, tf.bfloat16)),
             "computes with bfloat16",
@@ -589,7 +611,7 @@ def test_networks_that_cannot_be_converted(add, network, match) -> None:
 
 def test_what_onnx_lacks_may_be_a_savedmodel(add) -> None:
     add(Platform.SAVEDMODEL).export_version(
-        Returns(spectrum), input_shapes=[(None, 8)]
+        Returns(phases), input_shapes=[(None, 8)]
     )
     lookup = keras.Sequential([layers.StringLookup(vocabulary=["a", "b"])])
     model = add(Platform.SAVEDMODEL)

@@ -5,48 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 
 from hermes.quiver import dtypes
 from hermes.quiver.errors import ExportFailed
 from hermes.quiver.exporters._types import TensorInfo
 
-__all__ = ("check_operators", "declare", "handlers")
-
-
-def handlers() -> dict[str, tuple[Any, list[Any]]]:
-    """How to write what tf2onnx does not know, in its own form for that."""
-    return {"Erfc": (_erfc, []), "Expm1": (_expm1, [])}
-
-
-def _erfc(graph: Any, node: Any, *_: Any) -> None:
-    """``1 - erf(x)``: part of the exact GELU."""
-    _minus(graph, node, "Erf", is_reversed=True)
-
-
-def _expm1(graph: Any, node: Any, *_: Any) -> None:
-    """``exp(x) - 1``: part of CELU."""
-    _minus(graph, node, "Exp", is_reversed=False)
-
-
-def _minus(graph: Any, node: Any, function: str, *, is_reversed: bool) -> None:
-    name, inputs, outputs = node.name, list(node.input), list(node.output)
-    dtype = graph.get_dtype(outputs[0])
-    shape = graph.get_shape(outputs[0])
-    graph.remove_node(name)
-    numpy = onnx.helper.tensor_dtype_to_np_dtype(dtype)
-    one = graph.make_const(f"{name}/one", np.ones((), numpy))
-    value = graph.make_node(function, inputs, name=f"{name}/{function}")
-    operands = [value.output[0], one.output[0]]
-    graph.make_node(
-        "Sub",
-        operands[::-1] if is_reversed else operands,
-        name=name,
-        outputs=outputs,
-        dtypes=[dtype],
-        shapes=[shape],
-    )
+__all__ = ("check_operators", "declare")
 
 
 def check_operators(

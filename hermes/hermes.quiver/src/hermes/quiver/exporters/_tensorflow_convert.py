@@ -10,7 +10,8 @@ import onnx
 
 from hermes.quiver.errors import ExportFailed, InvalidInput
 from hermes.quiver.exporters._described import Source
-from hermes.quiver.exporters._graphs import check_operators, declare, handlers
+from hermes.quiver.exporters._graphs import check_operators, declare
+from hermes.quiver.exporters._handlers import handlers
 from hermes.quiver.exporters._inputs import refuse_unknown
 from hermes.quiver.exporters._reasons import reason
 from hermes.quiver.exporters._tensorflow import quietly, tf, tf2onnx
@@ -60,7 +61,15 @@ def convert(source: Source, traced: Traced, opset: int | None) -> Artifact:
         try:
             proto = _convert(traced, opset)
         except Exception as error:
-            msg = f"tf2onnx cannot convert {source.name}: {reason(error)}"
+            failed = [
+                str(record.args[0])
+                for record in records
+                if record.exc_info and isinstance(record.args, tuple)
+            ]
+            where = f" (at {', '.join(failed)})" if failed else ""
+            msg = (
+                f"tf2onnx cannot convert {source.name}{where}: {reason(error)}"
+            )
             raise ExportFailed(f"{msg}; {_WAY_OUT}") from error
     check_operators(proto, source.name, _WAY_OUT)
     declare(proto, traced.inputs, traced.outputs)
