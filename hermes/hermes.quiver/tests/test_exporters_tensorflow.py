@@ -178,8 +178,9 @@ def test_a_savedmodel_leaves_the_optimizer_out(add) -> None:
     assert len(names) == 3  # kernel, bias, the graph of objects
 
 
-@pytest.mark.parametrize("platform", BOTH)
-@pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU])
+@pytest.mark.parametrize(
+    ("platform", "layer"), [*zip(BOTH, [layers.LSTM, layers.GRU], strict=True)]
+)
 def test_recurrent_networks_take_any_length(add, platform, layer) -> None:
     network = chain(layer(3, return_sequences=True), shape=(None, 2), name="x")
     model = add(platform)
