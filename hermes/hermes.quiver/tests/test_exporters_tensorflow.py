@@ -479,6 +479,17 @@ def test_results_are_named_by_what_they_are_in(add) -> None:
     ]
 
 
+class Anything(tf.Module):
+    def __call__(self, *tensors):
+        return tensors[0]
+
+
+def test_a_network_may_take_any_number_of_tensors(add) -> None:
+    model = add(Platform.SAVEDMODEL)
+    model.export_version(Anything(), input_shapes=[(None, 4), (None, 2)])
+    assert list(model.inputs) == ["input_0", "input_1"]
+
+
 @pytest.mark.parametrize(
     ("network", "arguments", "match"),
     [
@@ -529,6 +540,7 @@ def test_results_are_named_by_what_they_are_in(add) -> None:
         (Returns(lambda _: ()), {"input_shapes": [(1, 4)]}, "returns tuple"),
         (Returns(lambda *_: 0), {}, "give input_shapes"),
         (tf.Module(), {}, "Module cannot be called: give it a __call__"),
+        (Anything(), {}, "nothing says what the network takes"),
     ],
 )
 @pytest.mark.parametrize("platform", BOTH)
@@ -621,6 +633,20 @@ def test_what_onnx_lacks_may_be_a_savedmodel(add) -> None:
         lookup, sample_inputs=[words], output_names=["index"]
     )
     assert run(path, inputs=words)["index"].tolist() == [[1], [0]]
+
+
+def test_a_network_that_does_not_hold_its_table_cannot_be_saved(add) -> None:
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(
+            tf.constant([0], tf.int64), tf.constant([1.0])
+        ),
+        default_value=0.0,
+    )
+    network = Returns(lambda x: table.lookup(tf.cast(x, tf.int64)))
+    with pytest.raises(ExportFailed, match="TensorFlow cannot save Returns"):
+        add(Platform.SAVEDMODEL).export_version(
+            network, input_shapes=[(None, 4)]
+        )
 
 
 def test_data_types_that_triton_lacks_are_refused(add) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from hermes.quiver.errors import InvalidInput
 from hermes.quiver.exporters._inputs import Described
+from hermes.quiver.exporters._names import as_declared
 from hermes.quiver.exporters._types import Request
 
 __all__ = (
@@ -21,9 +22,6 @@ __all__ = (
     "Source",
     "arguments",
     "describe_inputs",
-    "name_outputs",
-    "name_results",
-    "unique_names",
 )
 
 Shape = tuple[int | None, ...]
@@ -198,81 +196,6 @@ def _is_one(values: object) -> bool:
     )
 
 
-def name_results(
-    result: Any, path: tuple[str | int, ...] = ()
-) -> list[tuple[str | None, Any]]:
-    """What a call returned, one by one, with the names that it has for it.
-
-    Names in names are joined by ``_``; what is None is left out.
-    """
-    items = _items(result)
-    if items is not None:
-        return [
-            pair
-            for key, item in items
-            if item is not None
-            for pair in name_results(item, (*path, key))
-        ]
-    if not path or (len(path) == 1 and isinstance(path[0], int)):
-        return [(None, result)]
-    prefix = ("output",) if isinstance(path[0], int) else ()
-    return [("_".join(map(str, (*prefix, *path))), result)]
-
-
-def _items(result: Any) -> list[tuple[str | int, Any]] | None:
-    if is_dataclass(result):
-        return [(f.name, getattr(result, f.name)) for f in fields(result)]
-    if isinstance(result, Mapping):
-        return [(str(name), value) for name, value in result.items()]
-    if hasattr(result, "_fields"):
-        return list(zip(result._fields, result, strict=True))
-    if isinstance(result, tuple | list):
-        return list(enumerate(result))
-    return None
-
-
-def name_outputs(
-    source: Source, request: Request, results: Sequence[str | None]
-) -> list[str]:
-    """Name the outputs: as asked, or else as the network calls them.
-
-    Raises:
-        InvalidInput: If there are more or fewer, or a name comes twice.
-    """
-    taken = list(source.inputs.shapes)
-    if request.output_names is None:
-        numbered = [f"output_{i}" for i in range(len(results))]
-        own = source.output_names or numbered
-        names = [name or own[i] for i, name in enumerate(results)]
-        invented = {*source.invented, *numbered}
-        outputs = [tensor.name for tensor in request.outputs]
-        declared = _as_declared(names, invented, outputs)
-        return unique_names(declared, taken)
-    given = list(request.output_names)
-    if len(given) != len(results):
-        msg = f"output_names={given}, but the network gives {len(results)}"
-        raise InvalidInput(msg)
-    if len({*given, *taken}) < len(given) + len(taken):
-        msg = (
-            f"output_names={given} beside the inputs {taken}: each tensor"
-            " needs a name of its own"
-        )
-        raise InvalidInput(msg)
-    return given
-
-
-def unique_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """Number the names that are there already."""
-    unique: list[str] = []
-    for name in names:
-        number, candidate = 0, name
-        while candidate in {*taken, *unique}:
-            number += 1
-            candidate = f"{name}_{number}"
-        unique.append(candidate)
-    return unique
-
-
 def _names(request: Request, known: Sequence[Known]) -> list[str]:
     own = [one.name for one in known]
     if request.input_names is not None:
@@ -285,22 +208,7 @@ def _names(request: Request, known: Sequence[Known]) -> list[str]:
             raise InvalidInput(msg)
         return names
     invented = {one.name for one in known if one.is_invented}
-    return _as_declared(own, invented, list(request.declared))
-
-
-def _as_declared(
-    names: list[str], invented: Collection[str], declared: Sequence[str]
-) -> list[str]:
-    """Call the tensors as an earlier version does, if nobody named them.
-
-    Keras counts its layers: it names the next network's tensors differently.
-    """
-    if len(declared) == len(names) and all(
-        name == other or (name in invented and name not in declared)
-        for name, other in zip(names, declared, strict=True)
-    ):
-        return list(declared)
-    return names
+    return as_declared(own, invented, list(request.declared))
 
 
 def _by_name(what: str, values: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -8,31 +8,18 @@ from typing import Any
 import onnx
 
 from hermes.quiver import dtypes
-from hermes.quiver.errors import ExportFailed
 from hermes.quiver.exporters._types import TensorInfo
 
-__all__ = ("check_operators", "declare")
+__all__ = ("declare", "unknown_operators")
 
 
-def check_operators(
-    proto: onnx.ModelProto, network: str, way_out: str
-) -> None:
-    """Refuse a graph with operators that ONNX does not have.
-
-    Raises:
-        ExportFailed: If there are any, with their names and places.
-    """
-    unknown = {
+def unknown_operators(proto: onnx.ModelProto) -> dict[str, str]:
+    """Operators in a graph that ONNX does not have, each with one place."""
+    return {
         node.op_type: node.name
         for node in _nodes(proto.graph)
         if not onnx.defs.has(node.op_type, node.domain)
     }
-    if unknown:
-        found = ", ".join(
-            f"{op} (at {name!r})" for op, name in unknown.items()
-        )
-        msg = f"{network} cannot be exported to ONNX, which has no {found}"
-        raise ExportFailed(f"{msg}; {way_out}")
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnx
 
 from hermes.quiver.errors import ExportFailed, InvalidInput
 from hermes.quiver.exporters._described import Source
-from hermes.quiver.exporters._graphs import check_operators, declare
+from hermes.quiver.exporters._graphs import declare, unknown_operators
 from hermes.quiver.exporters._handlers import handlers
 from hermes.quiver.exporters._inputs import refuse_unknown
 from hermes.quiver.exporters._reasons import reason
@@ -60,31 +61,38 @@ def convert(source: Source, traced: Traced, opset: int | None) -> Artifact:
     with quietly() as records:
         try:
             proto = _convert(traced, opset)
+            declare(proto, traced.inputs, traced.outputs)
+            unknown = unknown_operators(proto)
+            artifact = None if unknown else describe(proto)
         except Exception as error:
-            failed = [
-                str(record.args[0])
-                for record in records
-                if record.exc_info and isinstance(record.args, tuple)
-            ]
-            where = f" (at {', '.join(failed)})" if failed else ""
             msg = (
-                f"tf2onnx cannot convert {source.name}{where}: {reason(error)}"
+                f"tf2onnx cannot convert {source.name}{_places(records)}:"
+                f" {reason(error)}; {_WAY_OUT}"
             )
-            raise ExportFailed(f"{msg}; {_WAY_OUT}") from error
-    check_operators(proto, source.name, _WAY_OUT)
-    declare(proto, traced.inputs, traced.outputs)
-    try:
-        artifact = describe(proto)
-    except InvalidInput as error:
-        said = "; ".join(record.getMessage() for record in records)
-        msg = f"tf2onnx converts {source.name} wrongly: {error} {said}"
-        raise ExportFailed(f"{msg}; {_WAY_OUT}") from error
+            raise ExportFailed(msg) from error
+    if artifact is None:
+        found = ", ".join(f"{op} (at {at!r})" for op, at in unknown.items())
+        msg = (
+            f"{source.name} cannot be exported to ONNX, which has no {found};"
+            f" {_WAY_OUT}"
+        )
+        raise ExportFailed(msg)
     return dataclasses.replace(
         artifact,
         samples=traced.samples,
         others=traced.others,
         reference=traced.reference,
     )
+
+
+def _places(records: Sequence[logging.LogRecord]) -> str:
+    """The nodes that tf2onnx says it failed at."""
+    failed = [
+        str(record.args[0])
+        for record in records
+        if record.exc_info and isinstance(record.args, tuple)
+    ]
+    return f" (at {', '.join(failed)})" if failed else ""
 
 
 def _check_dtypes(source: Source, concrete: Any) -> None:
@@ -111,7 +119,7 @@ def _convert(traced: Traced, opset: int | None) -> onnx.ModelProto:
         tf.import_graph_def(frozen, name="")
         converted = tf2onnx.tfonnx.process_tf_graph(
             graph,
-            continue_on_error=True,  # `check_operators` names them all
+            continue_on_error=True,  # `unknown_operators` finds them all
             opset=opset,
             custom_op_handlers=handlers(),
             input_names=list(names[0]),

@@ -12,11 +12,8 @@ import numpy.typing as npt
 
 from hermes.quiver import dtypes
 from hermes.quiver.errors import ExportFailed, InvalidInput
-from hermes.quiver.exporters._described import (
-    Source,
-    name_outputs,
-    name_results,
-)
+from hermes.quiver.exporters._described import Source
+from hermes.quiver.exporters._names import name_outputs, name_results
 from hermes.quiver.exporters._reasons import reason
 from hermes.quiver.exporters._tensorflow import quietly, tf
 from hermes.quiver.exporters._types import Arrays, Request, TensorInfo
@@ -61,7 +58,13 @@ def trace(source: Source, request: Request, device: str | None) -> Traced:
         InvalidInput: If the request does not fit the network.
     """
     samples, results = _first_that_runs(source)
-    names = name_outputs(source, request, [name for name, _ in results])
+    names = name_outputs(
+        request,
+        [name for name, _ in results],
+        list(source.inputs.shapes),
+        source.output_names,
+        source.invented,
+    )
     for _, result in results:
         dtypes.to_triton(as_numpy(result.dtype))
     try:

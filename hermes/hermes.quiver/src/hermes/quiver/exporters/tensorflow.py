@@ -18,9 +18,9 @@ from hermes.quiver.exporters._described import (
     Source,
     arguments,
     describe_inputs,
-    unique_names,
 )
 from hermes.quiver.exporters._inputs import refuse_unknown
+from hermes.quiver.exporters._names import unique_names
 from hermes.quiver.exporters._reasons import reason
 from hermes.quiver.exporters._tensorflow import quietly, tf
 from hermes.quiver.exporters._tensorflow_convert import check_opset, convert
