@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -115,33 +115,50 @@ def _save(source: Source, traced: Traced) -> dict[str, bytes]:
     resources = [v for v in captured if v.dtype == tf.resource]
     if len(resources) > len(concrete.variables):
         holder.network = source.owner  # it has tables
-    with tempfile.TemporaryDirectory() as directory:
+    with quietly(), _in_memory() as directory:
         try:
-            with quietly():
-                tf.saved_model.save(
-                    holder, directory, signatures={_SIGNATURE: concrete}
-                )
+            tf.saved_model.save(
+                holder, directory, signatures={_SIGNATURE: concrete}
+            )
         except Exception as error:
             msg = f"TensorFlow cannot save {source.name}: {reason(error)}"
             raise ExportFailed(msg) from error
-        return {
-            path.relative_to(directory).as_posix(): path.read_bytes()
-            for path in sorted(Path(directory).rglob("*"))
-            if path.is_file()
-        }
+        return dict(_files(directory))
+
+
+@contextmanager
+def _in_memory() -> Iterator[str]:
+    """A directory of TensorFlow's own, of which a killed process leaves none.
+
+    It writes SavedModels nowhere but to directories.
+    """
+    directory = f"ram://{uuid.uuid4()}"
+    tf.io.gfile.makedirs(directory)
+    try:
+        yield directory
+    finally:
+        tf.io.gfile.rmtree(directory)
+
+
+def _files(directory: str) -> Iterator[tuple[str, bytes]]:
+    for folder, _, names in tf.io.gfile.walk(directory):
+        for name in sorted(names):
+            path = f"{folder.rstrip('/')}/{name}"
+            with tf.io.gfile.GFile(path, "rb") as file:
+                yield path.removeprefix(f"{directory}/"), file.read()
 
 
 def open_artifact(files: Mapping[str, bytes]) -> Session:
     """Load the SavedModel among a version's files."""
-    with tempfile.TemporaryDirectory() as directory:
+    with quietly(), tf.device(CPU), _in_memory() as directory:
         for name, content in files.items():
-            path = Path(directory, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        with quietly(), tf.device(CPU):
-            loaded = tf.saved_model.load(
-                str(Path(directory, Platform.SAVEDMODEL.filename))
-            )
+            path = f"{directory}/{name}"
+            tf.io.gfile.makedirs(path.rpartition("/")[0])
+            with tf.io.gfile.GFile(path, "wb") as file:
+                file.write(content)
+        loaded = tf.saved_model.load(
+            f"{directory}/{Platform.SAVEDMODEL.filename}"
+        )
 
     def run(names: Sequence[str], arrays: Arrays) -> list[npt.NDArray[Any]]:
         with quietly(), tf.device(CPU):
