@@ -278,7 +278,7 @@ def test_the_table_names_what_it_has(model) -> None:
     exporter = find(Network(), Platform.ONNX)
     assert exporter.__module__ == "hermes.quiver.exporters.torch"
     with pytest.raises(
-        UnsupportedExport, match=r"torch -> ONNX, TORCHSCRIPT; onnx -> ONNX"
+        UnsupportedExport, match="torch -> ONNX, TORCHSCRIPT, TENSORRT; onnx"
     ):
         model.export_version(lambda x: x, input_shapes=[(1, 2)])
 
