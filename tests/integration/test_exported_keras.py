@@ -50,6 +50,14 @@ SIZES = {
 }
 
 
+# Each on ONNX Runtime and on TensorFlow itself.
+SERVED = [
+    (name, platform)
+    for name in NETWORKS
+    for platform in (Platform.ONNX, Platform.SAVEDMODEL)
+]
+
+
 @pytest.fixture(scope="module")
 def networks() -> dict[str, keras.Model]:
     return {name: make() for name, make in NETWORKS.items()}
@@ -58,17 +66,17 @@ def networks() -> dict[str, keras.Model]:
 @pytest.fixture(scope="module")
 def server(networks, tmp_path_factory) -> Iterator[Server]:
     repository = ModelRepository(tmp_path_factory.mktemp("keras") / "models")
-    for name, network in networks.items():
-        model = repository.add(name, Platform.ONNX)
+    for name, platform in SERVED:
+        model = repository.add(f"{name}-{platform.name}", platform)
         model.config.max_batch_size = 4
-        model.export_version(network)
+        model.export_version(networks[name])
     with serve(repository.root, free_ports=True, gpus=[]) as server:
         yield server.wait(120)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "platform"), SERVED)
 def test_served_networks_give_what_they_give_offline(
-    networks, server, name
+    networks, server, name, platform
 ) -> None:
     rng = np.random.default_rng(1)
     arrays = {
@@ -78,7 +86,8 @@ def test_served_networks_give_what_they_give_offline(
     values = [*arrays.values()]
     taken = values if len(values) > 1 else values[0]
     expected = networks[name](taken, training=False)
-    with InferenceClient(server.endpoint, name) as client:
+    model = f"{name}-{platform.name}"
+    with InferenceClient(server.endpoint, model) as client:
         given = client.predict(arrays)
     if not isinstance(expected, dict):
         given, expected = {"score": given}, {"score": expected}

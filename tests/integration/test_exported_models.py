@@ -96,12 +96,23 @@ REQUESTS = {
 }
 
 
+# Each on ONNX Runtime, and some on torch itself.
+SERVED = [(name, Platform.ONNX) for name in NETWORKS] + [
+    ("recurrent", Platform.TORCHSCRIPT),
+    ("masked", Platform.TORCHSCRIPT),
+]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("exported")
     repository = ModelRepository(folder / "models")
-    for name, (network, arguments) in NETWORKS.items():
-        model = repository.add(name, Platform.ONNX)
+    for name, platform in SERVED:
+        network, arguments = NETWORKS[name]
+        arguments = dict(arguments)
+        if platform is not Platform.ONNX:
+            arguments.pop("opset_version", None)
+        model = repository.add(f"{name}-{platform.name}", platform)
         model.config.max_batch_size = 8 if name == "energy" else 0
         model.export_version(network, **arguments)
     file = Path(folder / "triggers.py")
@@ -114,9 +125,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server.wait(120)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "platform"), SERVED)
 def test_served_networks_give_what_they_give_offline(
-    server: Server, name: str
+    server: Server, name: str, platform: Platform
 ) -> None:
     arrays = REQUESTS[name]
     with torch.no_grad():
@@ -127,7 +138,8 @@ def test_served_networks_give_what_they_give_offline(
         expected = {"output_0": expected}
     elif isinstance(expected, tuple):
         expected = dict(zip(("kept", "chosen"), expected, strict=True))
-    with InferenceClient(server.endpoint, name) as client:
+    model = f"{name}-{platform.name}"
+    with InferenceClient(server.endpoint, model) as client:
         given = client.predict(arrays)
     given = given if isinstance(given, dict) else {"output_0": given}
     expected = {n: y.numpy() for n, y in expected.items() if y is not None}

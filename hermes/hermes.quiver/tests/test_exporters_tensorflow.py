@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import random
@@ -681,3 +682,15 @@ def test_torch_finds_no_triton_after_tensorflow() -> None:
         before = dict(modules)
         with apart_from_triton(modules):
             assert modules == before
+
+
+def test_a_network_is_built_into_an_engine(tmp_path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    repository = ModelRepository(tmp_path / "models")
+    model = repository.add("detector", Platform.TENSORRT)
+    model.config.max_batch_size = 4
+    model.export_version(detector(), use_fp16=True)
+    provenance = json.loads(model.read_version(1, "model.plan.json"))
+    assert provenance["precision"] == "fp16"
+    assert model.read_version()
+    assert {t.dtype for t in model.inputs.values()} == {np.dtype("float32")}
