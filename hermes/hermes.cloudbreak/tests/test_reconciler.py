@@ -642,3 +642,12 @@ def test_who_may_not_look_is_told_so_after_a_minute(site: Site) -> None:
     with pytest.raises(StillThere, match="perhaps there; 403: no right to v"):
         again.take_down([VMSpec("vm").key], HOUR)
     assert site.time.clock.now() - begun < 120
+
+
+def test_what_was_refused_first_can_be_adopted_then(site: Site) -> None:
+    site.program.bring_up([VMSpec("vm")], HOUR)
+    other = site.start("other")
+    with pytest.raises(AlreadyThere, match="not of this run"):
+        other.bring_up([VMSpec("vm")], HOUR)
+    other.bring_up([VMSpec("vm", exists_ok=True)], HOUR)
+    assert other.adopted == {VMSpec("vm").key}

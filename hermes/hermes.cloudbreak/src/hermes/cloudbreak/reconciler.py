@@ -162,7 +162,7 @@ class Reconciler:
                 self._plan.pop(key, None)
         if asked := new & self._asked:
             self.take_down(asked)
-        self._adopted &= self._plan.keys()
+        self._adopted.intersection_update(self._plan)
 
     def take_down(
         self, keys: Iterable[Key], timeout: float | None = None
