@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -569,21 +569,35 @@ def test_ctrl_c_does_not_wait_for_servers_that_are_tested(
     assert left(access) == []
 
 
-def start_again(control_plane, namespace) -> Cluster:
-    """Be a program of the run that the fixture `cluster` does not have."""
-    return Cluster(
-        control_plane.kubeconfig,
-        namespace=namespace,
-        owner="me",
-        run="night",
-        clock=CLOCK,
-    )
+@pytest.fixture
+def start_again(control_plane, namespace) -> Iterator[Callable[..., Cluster]]:
+    """Start programs of one run; those that nobody ends are as if killed."""
+    started: list[Cluster] = []
+
+    def start(kubeconfig=control_plane.kubeconfig, report=None) -> Cluster:
+        started.append(
+            Cluster(
+                kubeconfig,
+                namespace=namespace,
+                owner="me",
+                run="night",
+                clock=CLOCK,
+                report=report,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for cluster in started:
+        for service in cluster._services:
+            service.release()
+        cluster._access.close()
 
 
 def test_other_settings_of_the_same_run_are_what_is_there_then(
-    control_plane, namespace, access
+    start_again, access
 ) -> None:
-    first = start_again(control_plane, namespace)
+    first = start_again()
     first.deploy_triton(
         BUCKET,
         env={"OLD": "1", "KEPT": "1"},
@@ -592,7 +606,7 @@ def test_other_settings_of_the_same_run_are_what_is_there_then(
         ready=is_ready,
     )
     before = {each["metadata"]["uid"] for each in access.list(POD)}
-    with start_again(control_plane, namespace) as second:
+    with start_again() as second:
         service = second.deploy_triton(
             BUCKET,
             env={"KEPT": "2"},
@@ -614,31 +628,29 @@ def test_other_settings_of_the_same_run_are_what_is_there_then(
         before = {each["metadata"]["uid"] for each in pods}
         service.scale(2, drain=0)
         # And nothing that is known of it is stale.
-        third = start_again(control_plane, namespace)
+        third = start_again()
         third.deploy_triton(
             BUCKET, env={"KEPT": "2"}, gpus=0, replicas=2, ready=is_ready
         )
         assert {each["metadata"]["uid"] for each in access.list(POD)} < before
         with pytest.raises(AlreadyThere, match="service cluster -> port-for"):
-            start_again(control_plane, namespace).deploy_triton(
+            start_again().deploy_triton(
                 BUCKET, service="port-forward", replicas=1
             )
         assert len(access.list(POD)) == 2
 
 
 def test_a_change_that_breaks_it_can_be_changed_again(
-    control_plane, namespace, access
+    start_again, access
 ) -> None:
-    start_again(control_plane, namespace).deploy_triton(
-        BUCKET, gpus=0, replicas=2, ready=is_ready
-    )
+    start_again().deploy_triton(BUCKET, gpus=0, replicas=2, ready=is_ready)
     with pytest.raises(ResourceFailed, match=r"manifest unknown.*was ready"):
-        start_again(control_plane, namespace).deploy_triton(
+        start_again().deploy_triton(
             BUCKET, gpus=0, replicas=2, image="broken/missing", timeout=60
         )
     pods = {each["metadata"]["name"]: each for each in access.list(POD)}
     assert pods["triton-0"]["status"]["containerStatuses"][0]["ready"]
-    with start_again(control_plane, namespace) as last:
+    with start_again() as last:
         last.deploy_triton(
             BUCKET, gpus=0, replicas=2, ready=is_ready, timeout=60
         )
@@ -775,16 +787,11 @@ def test_ctrl_c_leaves_no_balancer_of_a_server_that_is_gone(
 
 
 def test_a_change_that_was_cut_off_anywhere_is_done_by_the_next_program(
-    proxy, namespace, access
+    proxy, start_again, access
 ) -> None:
     def run(replicas: int, memory: str) -> None:
-        Cluster(
-            proxy.kubeconfig,
-            namespace=namespace,
-            owner="me",
-            run="night",
-            clock=CLOCK,
-            report=lambda _: give_addresses(access),
+        start_again(
+            proxy.kubeconfig, lambda _: give_addresses(access)
         ).deploy_triton(
             BUCKET,
             gpus=0,
