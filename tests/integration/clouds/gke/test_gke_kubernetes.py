@@ -14,7 +14,7 @@ from one_program import deploy_and_stream, tritons
 
 from hermes.cloudbreak._access import NODE, SERVICE
 from hermes.cloudbreak.clouds import google
-from hermes.cloudbreak.errors import NotThere
+from hermes.cloudbreak.errors import CloudUnavailable, NotThere
 from hermes.cloudbreak.waiting import Clock
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.slow]
@@ -148,7 +148,8 @@ def test_a_pool_is_ready_when_the_driver_has_come_to_all_its_nodes(
         if any("go first: default/web" in e for e in waited.values()):
             # Do what Google's controller does when the balancer is gone.
             change = {"metadata": {"finalizers": None}}
-            with contextlib.suppress(NotThere):  # it has gone meanwhile
+            # It has gone meanwhile, or was changed: then we hear of it again.
+            with contextlib.suppress(NotThere, CloudUnavailable):
                 hollow.planes["main"].access.patch(SERVICE, "web", change)
 
     lack = "gke-main-gpus-1: nvidia.com/gpu is not allocatable (0 of 2)"
