@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copyreg
 import threading
 import traceback
 from typing import Any
 
 import pytest
+from tblib.pickling_support import pickle_exception
 
 from hermes.stillwater._crossing import pack_error, unpack_error
 from hermes.stillwater.errors import StageFailed
@@ -47,6 +49,16 @@ def raised(error: BaseException) -> BaseException:
 
 def cross(error: BaseException) -> BaseException:
     return unpack_error(pack_error(error), "raised in stage 'x'")
+
+
+def test_errors_cross_where_others_replace_how_they_are_pickled(
+    monkeypatch,
+) -> None:
+    """As importing TensorFlow, or Dask, does; it forgets what was decoded."""
+    table = copyreg.dispatch_table
+    monkeypatch.setitem(table, UnicodeDecodeError, pickle_exception)
+    given = UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")
+    assert str(cross(raised(given))) == str(given)
 
 
 @pytest.mark.parametrize(

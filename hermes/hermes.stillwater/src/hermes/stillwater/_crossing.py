@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import traceback
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tblib import Traceback
@@ -85,8 +87,7 @@ def _pickle(error: BaseException) -> bytes | None:
     """
     if not isinstance(error, Exception):
         return None
-    parts = (type(error), error.args)
-    for recipe in (error, (*parts, error.__dict__), (*parts, {})):
+    for recipe in _recipes(error):
         try:
             pickled = pickle.dumps(recipe)
             again = _remake(pickle.loads(pickled))  # noqa: S301
@@ -97,11 +98,24 @@ def _pickle(error: BaseException) -> bytes | None:
     return None
 
 
+def _recipes(error: Exception) -> Iterator[Any]:
+    yield error
+    # Others replace how errors are pickled (TensorFlow and Dask do, by tblib),
+    # and lose what an error was made of.
+    reduced = error.__reduce__()
+    if isinstance(reduced, tuple):
+        make, args, *state = reduced
+        yield make, args, (state or [None])[0] or {}
+    make = functools.partial(type(error).__new__, type(error))
+    for more in error.__dict__, {}:
+        yield make, error.args, {"args": error.args, **more}
+
+
 def _remake(recipe: Any) -> BaseException:
     if isinstance(recipe, BaseException):
         return recipe
-    kind, args, state = recipe
-    error: BaseException = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
+    make, args, state = recipe
+    error: BaseException = make(*args)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
