@@ -530,24 +530,33 @@ def test_machines_are_reached_where_they_can_be(
     assert address_of({"networkInterfaces": [interface]}) == address
 
 
-def test_both_of_one_name_are_reaped_one_after_the_other(
+def test_all_swarms_of_one_name_are_reaped_at_once(
     compute: compute_server.Compute,
     reach: Callable[[], ComputeCloud],
     stamp: Stamp,
     fake_clock: FakeClock,
 ) -> None:
-    for owner, zone in (("alice", ZONES[0]), ("bob", ZONES[1])):
+    expired = (("alice", ZONES[0]), ("bob", ZONES[1]))
+    for owner, zone in (*expired, ("carol", "europe-west4-a")):
+        hours = 100 if owner == "carol" else 0
+        deadline = stamp.deadline + hours * 3600
         with reach() as one:
             one.find = lambda _key: None
             spec = replace(SPEC, zones=(zone,))
-            one.create(spec, replace(stamp, owner=owner))
+            one.create(spec, replace(stamp, owner=owner, deadline=deadline))
     fake_clock.advance(60)
-    left = 2 * SPEC.num_vms
-    while left:
-        with reach() as anybodys:
-            reap(anybodys, older_than=0, clock=fake_clock.clock)
-        assert len(compute.names) < left
-        left = len(compute.names)
+    with reach() as anybodys:
+        later = replace(
+            fake_clock.clock, today=lambda: fake_clock.clock.today() + 9000
+        )
+        found = reap(anybodys, clock=later)
+        assert sorted(each.whose for each in found) == [
+            ("alice", "run"),
+            ("bob", "run"),
+        ]
+        (left,) = anybodys.observe()
+    assert left.labels["hermes-owner"] == "carol"
+    assert len(compute.names) == SPEC.num_vms
 
 
 SMALL, LARGE = replace(SPEC, num_vms=2), replace(SPEC, num_vms=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 from hermes.cloudbreak.cloud import Cloud
@@ -73,7 +74,7 @@ def reap(
     found = expired(cloud.observe(owner), clock.today(), older_than)
     if not dry_run:
         delete(cloud, found, timeout=timeout, clock=clock)
-    return sorted({each.key for each in found}, key=str)
+    return sorted((each.key for each in found), key=str)
 
 
 def delete(
@@ -96,15 +97,45 @@ def delete(
     Raises:
         StillThere: If it is not gone in time; it names what is left.
     """
-    # Not the name alone: it may be another's by the time that it is free.
-    doomed = {each.key: (each.labels, each.created) for each in found}
-    owners = {labels[OWNER] for labels, _ in doomed.values()}
+    clock = clock or Clock()
+    deadline = clock.now() + timeout
+    with contextlib.ExitStack() as stack:  # all are tried
+        for each in _by_name(found):
+            stack.callback(_delete, cloud, each, deadline, clock, report)
+
+
+def _by_name(found: Iterable[Observed]) -> list[dict[Key, Observed]]:
+    """Sort what was found so that no name is twice in a group."""
+    groups: list[dict[Key, Observed]] = []
+    for each in found:
+        group = next((g for g in groups if each.key not in g), None)
+        if group is None:
+            groups.append(group := {})
+        group[each.key] = each
+    return groups
+
+
+def _delete(
+    cloud: Cloud,
+    doomed: Mapping[Key, Observed],
+    deadline: float,
+    clock: Clock,
+    report: Callable[[Mapping[Key, str]], object] | None,
+) -> None:
+    owners = {each.labels[OWNER] for each in doomed.values()}
+
+    def is_ours(found: Observed) -> bool:
+        # Not the name alone: it may be another's by the time that it is free.
+        known = doomed.get(found.key)
+        return known is not None and (known.labels, known.created) == (
+            found.labels,
+            found.created,
+        )
+
     Reconciler(
         cloud,
         owner=owners.pop() if len(owners) == 1 else None,
-        is_ours=lambda each: (
-            doomed.get(each.key) == (each.labels, each.created)
-        ),
+        is_ours=is_ours,
         clock=clock,
         report=report,
-    ).take_down(doomed, timeout)
+    ).take_down(doomed, max(0.0, deadline - clock.now()))
