@@ -31,6 +31,7 @@ from hermes.cloudbreak.specs import (
     VMSpec,
 )
 from hermes.cloudbreak.testing import FakeClock, FakeCloud, Fault, Killed
+from hermes.cloudbreak.waiting import finish
 
 SPECS = [
     ClusterSpec("main"),
@@ -263,6 +264,45 @@ def test_ctrl_c_at_any_call_takes_all_down(site: Site, number: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         site.program.bring_up(SPECS, HOUR)
     assert site.cloud.resources == ()
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_ctrl_c_while_all_is_taken_down_is_no_end(
+    site: Site, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.program.bring_up(SPECS, HOUR)
+    again = site.start()
+    again._prunes = False  # and knows only what it has asked for
+    again.bring_up(SPECS[:2], HOUR)
+    at = len(site.cloud.calls) + number
+    site.cloud.faults[at] = Fault(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        finish(again.take_everything_down)
+    assert site.cloud.resources == ()
+    assert "Ctrl-C again leaves it" in caplog.text
+
+
+def test_a_second_ctrl_c_is_the_end(site: Site) -> None:
+    site.program.bring_up(SPECS, HOUR)
+    calls = len(site.cloud.calls)
+    for number in (1, 2):
+        site.cloud.faults[calls + number] = Fault(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        finish(site.program.take_everything_down)
+    assert set(site.cloud.resources) == set(KEYS)
+
+
+def test_what_is_asked_for_again_stays_when_something_else_goes(
+    site: Site,
+) -> None:
+    site.program.bring_up(SPECS, HOUR)
+    calls = len(site.cloud.calls)
+    site.cloud.faults[calls + 1] = Fault(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        site.program.take_down([KEYS[2]])
+    site.program.bring_up([SPECS[2]], HOUR)
+    site.program.take_down([KEYS[3]])
+    assert set(site.cloud.resources) == {*KEYS[:3]}
 
 
 def test_what_appears_late_is_deleted_too(site: Site) -> None:

@@ -380,3 +380,19 @@ def test_ctrl_c_deletes_all(
         _, said = program.communicate(timeout=30)
     assert "KeyboardInterrupt" in said
     assert live.names == []
+
+
+def test_ctrl_c_while_it_is_left_deletes_all_the_same(
+    live: compute_server.Compute, machine: sshd.Sshd, ssh_key: Path
+) -> None:
+    with start(live, machine, ssh_key) as program:
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "up\n"
+        first = len(live.calls) + 1
+        busy = 503, "backendError"
+        live.faults = dict.fromkeys(range(first + 1, first + 5), busy)
+        live.faults[first] = lambda: program.send_signal(signal.SIGINT)
+        _, said = program.communicate("\n", timeout=30)
+    assert "Ctrl-C again leaves it" in said
+    assert live.names == []

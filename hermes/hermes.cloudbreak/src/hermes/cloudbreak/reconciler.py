@@ -138,6 +138,7 @@ class Reconciler:
             # What has failed before may be asked for again.
             self._requested[key] = replace(self._requested[key], updated=None)
         new = wanted.keys() - self._plan.keys()
+        self._unwanted.difference_update(wanted)
         self._asked.clear()
         before = dict(self._plan)
         self._plan.update(wanted)
@@ -188,6 +189,7 @@ class Reconciler:
         for key in unwanted:
             self._plan.pop(key, None)
         self._unwanted |= unwanted
+        unwanted |= self._unwanted  # and what Ctrl-C has left to be done
         if not unwanted and not self._requested.keys() - self._plan.keys():
             return  # nor is anybody asked
         # An interrupted call may still be under way, with its own time limit.

@@ -14,7 +14,7 @@ from hermes.cloudbreak.errors import AlreadyThere, InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key
-from hermes.cloudbreak.waiting import Clock
+from hermes.cloudbreak.waiting import Clock, finish
 
 __all__ = ("Deployer", "Endpoint", "TritonService", "infer_zeros")
 
@@ -117,13 +117,14 @@ class Deployer:
     def close(self) -> None:
         """Delete everything that was deployed, and wait until it is gone.
 
-        That is also what an earlier program of the same run has left.
+        That is also what an earlier program of the same run has left. It goes
+        on after one Ctrl-C, and gives up after the second.
 
         Raises:
             StillThere: If something is not gone in time.
         """
         try:
-            self._reconciler.take_everything_down()
+            finish(self._reconciler.take_everything_down)
         finally:
             for each in self._services:
                 each.release()

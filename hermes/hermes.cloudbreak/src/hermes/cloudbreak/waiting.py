@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from typing import TypeVar
 
 from hermes.cloudbreak.errors import CloudUnavailable
 
-__all__ = ("Clock", "Pauses", "insist")
+__all__ = ("Clock", "Pauses", "finish", "insist")
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -65,3 +68,19 @@ def insist(ask: Callable[[], _T], clock: Clock, deadline: float) -> _T:
         except CloudUnavailable:
             if not pauses.wait(clock, deadline):
                 raise
+
+
+def finish(delete: Callable[[], object]) -> None:
+    """Delete what costs money, also after one Ctrl-C; not after the second.
+
+    Args:
+        delete: Deletes it; called again, it goes on with what is left.
+    """
+    try:
+        delete()
+    except KeyboardInterrupt:
+        _log.warning(
+            "still deleting; Ctrl-C again leaves it to `hermes-cloud reap`"
+        )
+        delete()
+        raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,11 +19,9 @@ from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key
 from hermes.cloudbreak.triton import Deployer, TritonService
-from hermes.cloudbreak.waiting import Clock
+from hermes.cloudbreak.waiting import Clock, finish
 
 __all__ = ("ClusterManager", "RunningCluster", "RunningNodePool")
-
-_log = logging.getLogger(__name__)
 
 
 class ClusterManager:
@@ -177,17 +174,12 @@ class ClusterManager:
                 stack.callback(cluster.undeploy)
 
     def _take_everything_down(self) -> None:
-        keys = self._reconciler.keys
-        try:
+        def take() -> None:
             with self._lock:
                 self._reconciler.take_everything_down()
-        except KeyboardInterrupt:
-            _log.warning(
-                "still deleting; Ctrl-C again leaves it to `hermes-cloud reap`"
-            )
-            with self._lock:
-                self._reconciler.take_down(keys)
-            raise
+
+        try:
+            finish(take)
         finally:
             self._is_closed = True
 

@@ -30,7 +30,7 @@ from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key, State
 from hermes.cloudbreak.ssh import Host, Hosts, public_key
-from hermes.cloudbreak.waiting import Clock, Pauses
+from hermes.cloudbreak.waiting import Clock, Pauses, finish
 
 __all__ = ("VMManager",)
 
@@ -93,7 +93,7 @@ class VMManager:
 
         They are ready when their start-up script has ended well and they let
         the user in. However the context is left, they are deleted, and waited
-        for until they are gone.
+        for until they are gone: also after one Ctrl-C, not after the second.
 
         Args:
             num_vms: How many; all of them or none.
@@ -124,7 +124,7 @@ class VMManager:
         deadline = self._clock.now() + self._timeout
         with contextlib.ExitStack() as stack:
             stack.callback(self._cloud.close)
-            stack.callback(reconciler.take_down, [spec.key])
+            stack.callback(finish, reconciler.take_everything_down)
             reconciler.bring_up([spec], self._timeout)
             hosts = self._wait_booted(spec, deadline)
             swarm = stack.enter_context(
