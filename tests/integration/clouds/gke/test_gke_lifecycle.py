@@ -11,6 +11,7 @@ from gke import find_methods
 from google.cloud.container_v1 import ClusterManagerClient
 
 from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.clouds.google._nodes import Node
 from hermes.cloudbreak.errors import (
     AlreadyThere,
     CloudUnavailable,
@@ -325,6 +326,27 @@ def test_a_pool_without_its_driver_is_not_ready(project, manage) -> None:
         with pytest.raises(WaitTimeout, match=lack):
             cluster.add(google.NodePool("gpus", **T4))
         assert project.resources == ["main"]
+
+
+@pytest.mark.parametrize("is_adopted", [True, False])
+def test_a_pool_that_was_there_needs_its_driver_too(
+    project, manage, is_adopted: bool
+) -> None:
+    nodes = [Node("gke-0", True)]
+    first = manage(run="night")
+    first._cloud._nodes = None  # it is killed before the driver comes
+    first.add(google.Cluster("main")).add(google.NodePool("gpus", **T4))
+    be_killed(first)
+    with manage(run="day" if is_adopted else "night") as again:
+        again._cloud._nodes = lambda *_: nodes
+        cluster = again.add(google.Cluster("main", exists_ok=is_adopted))
+        pool = google.NodePool("gpus", exists_ok=is_adopted, **T4)
+        with pytest.raises(WaitTimeout, match="its driver has not come"):
+            cluster.add(pool, timeout=60)
+        assert project.resources == ["main", "main/gpus"]
+        nodes[0] = Node("gke-0", True, 1)
+        cluster.add(pool, timeout=60)
+    assert project.resources == ["main", "main/gpus"] * is_adopted
 
 
 def test_kubernetes_that_does_not_answer_is_waited_for(

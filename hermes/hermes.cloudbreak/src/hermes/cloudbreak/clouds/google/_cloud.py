@@ -49,6 +49,7 @@ from hermes.cloudbreak.errors import (
     QuotaExceeded,
     Refused,
     StockOut,
+    WaitTimeout,
 )
 from hermes.cloudbreak.labels import OWNER, Stamp
 from hermes.cloudbreak.specs import (
@@ -59,6 +60,7 @@ from hermes.cloudbreak.specs import (
     Spec,
     State,
 )
+from hermes.cloudbreak.waiting import Clock, Pauses
 
 __all__ = ("GKECloud",)
 
@@ -77,7 +79,8 @@ class GKECloud:
         credentials: The path of a key file, an object of google-auth, or None
             for what the environment has.
         nodes: Lists the machines of a pool. With it, a pool of GPUs that this
-            object created is ready only when its GPUs can be used.
+            object created is ready only when its GPUs can be used; `check`
+            tells of others.
         balancers: Removes the load balancers in a cluster, before the cluster
             is deleted; its Kubernetes is asked if None.
         is_alone: Whether only what this object creates matters. If not, no
@@ -202,6 +205,26 @@ class GKECloud:
             raise
         self._forget(key)
 
+    def check(self, spec: Spec, clock: Clock, deadline: float) -> None:
+        """Wait until GPUs can be used, also of a pool that was there before.
+
+        Args:
+            spec: What GKE says is ready.
+            clock: The time.
+            deadline: Until when.
+
+        Raises:
+            WaitTimeout: If they cannot be used in time; it says why.
+        """
+        pauses = Pauses()
+        while lack := self._ask_nodes(
+            spec, lambda: self.endpoint(spec.key.cluster)
+        ):
+            if not pauses.wait(clock, deadline):
+                raise WaitTimeout(
+                    f"{spec.key} is there, and not ready: {lack}"
+                )
+
     def locate(self, name: str) -> str:
         """Say in which zone or region a cluster is.
 
@@ -312,19 +335,24 @@ class GKECloud:
     def _find_lack(self, cluster: Any, key: Key) -> str:
         """Say what a pool of GPUs of ours lacks until it can be used."""
         spec = self._memory.find_untested(key)
+        if spec is None:
+            return ""
+        lack = self._ask_nodes(spec, lambda: self._endpoint_of(cluster))
+        if not lack:
+            self._memory.note_usable(key)
+        return lack
+
+    def _ask_nodes(self, spec: Spec, find: Callable[[], Endpoint]) -> str:
         if self._nodes is None or not isinstance(spec, NodePool):
             return ""
         if not spec.num_gpus:
             return ""
         low = spec.min_nodes if spec.is_autoscaled else spec.num_nodes
         try:
-            nodes = self._nodes(self._endpoint_of(cluster), key.name)
+            nodes = self._nodes(find(), spec.name)
         except CloudError as error:
             return f"its nodes cannot be seen: {error}"
-        lack = find_lack(nodes, low or 0, spec.num_gpus)
-        if not lack:
-            self._memory.note_usable(key)
-        return lack
+        return find_lack(nodes, low or 0, spec.num_gpus)
 
     def _forget(self, key: Key) -> None:
         self._memory.forget(key)

@@ -190,7 +190,11 @@ class ClusterManager:
         with self._lock:
             if self._is_closed:
                 raise InvalidSpec(f"{spec.key}: this manager was closed")
-            self._reconciler.bring_up([spec], timeout)
+            self._reconciler.bring_up(
+                [spec],
+                timeout,
+                lambda end: self._cloud.check(spec, self._clock, end),
+            )
 
     def _take_down(self, key: Key) -> None:
         with self._lock:
