@@ -146,6 +146,10 @@ VM = '[[vm]]\nname = "a"\nzones = ["us-central1-a"]\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('run = "a"\nowner = 5', "owner=5: labels are"),
+        ('run = "a"\nvm = [1]', "[vm] has to be written as [[vm]]"),
+        ('run = "a"\nlifetime = "0s"', "lifetime='0s': give"),
+        ('run = "a"\ntimeout = "0h"', "timeout='0h': give"),
         ("", 'the file has no run: write run = "a-name"'),
         ('run = "A B"', "run='A B': labels are"),
         ('run = "a"\nlivetime = "6h"', "no livetime: did you mean lifetime?"),

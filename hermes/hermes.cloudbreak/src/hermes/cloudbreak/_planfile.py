@@ -141,8 +141,8 @@ def read_plan(content: Mapping[str, Any]) -> Plan:
     return Plan(
         stamp.run,
         stamp.owner,
-        seconds(content.get("lifetime", "24h")),
-        seconds(content.get("timeout", "30m")),
+        _some_seconds(content, "lifetime", "24h"),
+        _some_seconds(content, "timeout", "30m"),
         specs,
         {
             name: _read_settings(name, content)
@@ -200,9 +200,18 @@ def _say(spec: Any) -> str:
     return ", ".join(said)
 
 
+def _some_seconds(content: Mapping[str, Any], name: str, usual: str) -> float:
+    text = content.get(name, usual)
+    if (found := seconds(text)) <= 0:
+        raise InvalidSpec(f"{name}={text!r}: give more than nothing")
+    return found
+
+
 def _tables(content: Mapping[str, Any], name: str) -> list[Any]:
     tables = content.get(name, [])
-    if not isinstance(tables, list):
+    if not isinstance(tables, list) or not all(
+        isinstance(each, dict) for each in tables
+    ):
         raise InvalidSpec(f"[{name}] has to be written as [[{name}]]")
     return tables
 

@@ -40,7 +40,7 @@ class Stamp:
     def __post_init__(self) -> None:
         for name in ("owner", "run"):
             value = getattr(self, name)
-            if not _VALUE.fullmatch(value):
+            if not (isinstance(value, str) and _VALUE.fullmatch(value)):
                 raise InvalidSpec(
                     f"{name}={value!r}: labels are at most 63 lower-case "
                     "letters, digits, hyphens and underscores"
