@@ -20,10 +20,10 @@ from hermes.cloudbreak import _commands
 from hermes.cloudbreak._planfile import read_plan
 from hermes.cloudbreak._together import Together
 from hermes.cloudbreak.clouds.google._accesses import Accesses
-from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.errors import CloudUnavailable, InvalidSpec, Refused
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Cause, Key, Kind, VMSpec
-from hermes.cloudbreak.testing import FakeClock, FakeCloud
+from hermes.cloudbreak.testing import FakeClock, FakeCloud, Fault
 
 FILE = """
 run = "night"
@@ -255,6 +255,68 @@ def test_reap_leaves_what_others_have_unless_it_is_told(
     assert setting.run("reap", "--all-owners", *old) == 0
     assert "1 resources of everybody" in capsys.readouterr().out
     assert setting.cloud.resources == ()
+
+
+@pytest.mark.parametrize("command", ["down", "reap"])
+def test_a_cloud_that_does_not_answer_keeps_nothing_of_the_others(
+    setting: Setting, command: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert setting.run("up", "--yes") == 0
+    setting.time.advance(2 * 3600)
+    silent = FakeCloud(setting.time.clock)
+    error = CloudUnavailable("Kubernetes is out of reach")
+    silent.faults = dict.fromkeys(range(1, 99), Fault(error))
+    clouds = {
+        **dict.fromkeys(Kind, setting.cloud),
+        Kind.DEPLOYMENT: silent,
+    }
+    words = [command, str(setting.file), "--yes"]
+    code = _commands.run(words, lambda _: clouds, setting.time.clock)
+    said = capsys.readouterr()
+    assert code == 1
+    assert "This is not all: Kubernetes is out of reach" in said.out
+    assert "hermes-cloud: Kubernetes is out of reach" in said.err
+    assert setting.cloud.resources == ()
+
+
+def test_one_that_cannot_be_emptied_keeps_nothing_of_the_others(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    vms = FakeCloud(setting.time.clock)
+    clouds = {**dict.fromkeys(Kind, setting.cloud), Kind.VM: vms}
+
+    def run(command: str) -> int:
+        words = [command, str(setting.file), "--yes"]
+        return _commands.run(words, lambda _: clouds, setting.time.clock)
+
+    def forbid(_key: Key) -> None:
+        raise Refused("403")
+
+    assert run("up") == 0
+    vms.delete = forbid
+    assert run("down") == 1
+    assert "VM reader (ready; 403)" in capsys.readouterr().err
+    assert setting.cloud.resources == ()
+    setting.cloud.delete = forbid
+    assert run("up") == 0
+    assert run("down") == 1
+    said = capsys.readouterr().err
+    assert "VM reader (ready; 403)" in said
+    assert "cluster inference (ready; 403)" in said
+
+
+def test_deployments_go_before_the_clusters_that_they_are_in() -> None:
+    inside, machines, clusters = (FakeCloud(FakeClock().clock) for _ in "123")
+    together = Together(
+        {
+            Kind.CLUSTER: clusters,
+            Kind.NODE_POOL: clusters,
+            Kind.VM: machines,
+            Kind.DEPLOYMENT: inside,
+        }
+    )
+    found = [each._each() for each in together.apart()]
+    assert found == [[inside], [machines], [clusters]]
 
 
 def test_logs_say_where_there_are_none(

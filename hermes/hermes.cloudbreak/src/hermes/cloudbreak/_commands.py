@@ -20,7 +20,7 @@ from hermes.cloudbreak._screen import (
     table_of,
     tell_notes,
 )
-from hermes.cloudbreak._together import Together
+from hermes.cloudbreak._together import Together, raise_first, try_each
 from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import (
     AlreadyThere,
@@ -207,13 +207,15 @@ def down(
     wanted = _read(file)
     with _clouds(context, wanted) as (cloud, clock):
         stamp = wanted.stamp(clock.today())
-        found = _observe(cloud, wanted)
-        keys = [each.key for each in found]
-        if found:
-            show(found)
-            ask("Delete all this?", yes=yes)
-        Reconciler(cloud, stamp, clock=clock, report=report).take_down(keys)
-    say(f"down: {len(keys)} resources of run {wanted.run}")
+
+        def take_down(one: Cloud, found: list[Observed]) -> None:
+            made = Reconciler(one, stamp, clock=clock, report=report)
+            made.take_down(each.key for each in found)
+
+        found = _empty(
+            cloud, lambda one: _observe(one, wanted), take_down, yes=yes
+        )
+    say(f"down: {len(found)} resources of run {wanted.run}")
 
 
 @app.command()
@@ -259,12 +261,17 @@ def reap_command(
         raise InvalidSpec("--owner and --all-owners: give one of them")
     whose = None if all_owners else owner or wanted.owner
     with _clouds(context, wanted) as (cloud, clock):
-        found = expired(cloud.observe(whose), clock.today(), age)
-        if found:
-            show(found)
-        if found and not dry_run:
-            ask("Delete all this?", yes=yes)
-            delete(cloud, found, clock=clock, report=report)
+
+        def remove(one: Cloud, found: list[Observed]) -> None:
+            if not dry_run:
+                delete(one, found, clock=clock, report=report)
+
+        found = _empty(
+            cloud,
+            lambda one: expired(one.observe(whose), clock.today(), age),
+            remove,
+            yes=yes or dry_run,
+        )
     for each in sorted(found, key=lambda each: str(each.key)):
         say(f"{'would delete' if dry_run else 'deleted'} {each.key}")
     say(f"{len(found)} resources of {whose or 'everybody'}")
@@ -339,6 +346,30 @@ def _observe(cloud: Cloud, wanted: Plan) -> list[Observed]:
         for each in cloud.observe(wanted.owner)
         if (stamp := Stamp.read(each.labels)) and stamp.run == wanted.run
     ]
+
+
+def _empty(
+    cloud: Together,
+    look: Callable[[Cloud], list[Observed]],
+    delete: Callable[[Cloud, list[Observed]], object],
+    *,
+    yes: bool,
+) -> list[Observed]:
+    """Show what is there and delete it; give what that was.
+
+    One cloud that does not answer keeps nothing of the others, which costs
+    money; it is told at the end.
+    """
+    there, troubles = try_each(cloud.apart(), lambda one: (one, look(one)))
+    found = [each for _, some in there for each in some]
+    if found:
+        show(found)
+        for each in troubles:
+            say(f"This is not all: {each}")
+        ask("Delete all this?", yes=yes)
+    _, more = try_each(there, lambda each: delete(*each))
+    raise_first([*troubles, *more])
+    return found
 
 
 def _show_plan(wanted: Plan, there: Iterable[Observed]) -> list[str]:

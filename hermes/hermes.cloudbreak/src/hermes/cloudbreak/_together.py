@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from hermes.cloudbreak.cloud import Cloud
-from hermes.cloudbreak.errors import InvalidSpec
+from hermes.cloudbreak.errors import CloudbreakError, InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Key, Kind, Observed, Spec
 from hermes.cloudbreak.waiting import Clock
 
-__all__ = ("Together",)
+__all__ = ("Together", "raise_first", "try_each")
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_ORDER = (Kind.DEPLOYMENT, Kind.VM, Kind.NODE_POOL, Kind.CLUSTER)
 
 
 class Together:
@@ -79,6 +85,18 @@ class Together:
             if (close := getattr(each, "close", None)) is not None:
                 close()
 
+    def apart(self) -> list[Together]:
+        """Give each by itself, in the order in which they are emptied.
+
+        A cluster is asked what is in it: it goes after that.
+        """
+        kinds = sorted(self._clouds, key=_ORDER.index)
+        apart: dict[int, dict[Kind, Cloud]] = {}
+        for kind in kinds:
+            cloud = self._clouds[kind]
+            apart.setdefault(id(cloud), {})[kind] = cloud
+        return [Together(each) for each in apart.values()]
+
     def _of(self, key: Key) -> Cloud:
         try:
             return self._clouds[key.kind]
@@ -89,3 +107,25 @@ class Together:
 
     def _each(self) -> list[Cloud]:
         return list({id(c): c for c in self._clouds.values()}.values())
+
+
+def try_each(
+    things: Iterable[_T], work: Callable[[_T], _R]
+) -> tuple[list[_R], list[CloudbreakError]]:
+    """Do something with each; give what came of it, and what went wrong."""
+    done: list[_R] = []
+    troubles: list[CloudbreakError] = []
+    for each in things:
+        try:
+            done.append(work(each))
+        except CloudbreakError as error:
+            troubles.append(error)
+    return done, troubles
+
+
+def raise_first(troubles: list[CloudbreakError]) -> None:
+    """Raise the first, if there is one, with the others as notes."""
+    for each in troubles[1:]:
+        troubles[0].add_note(str(each))
+    if troubles:
+        raise troubles[0]
