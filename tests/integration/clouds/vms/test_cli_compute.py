@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import compute_server
@@ -76,3 +78,52 @@ def test_up_status_logs_down_and_reap(
     fake_clock.advance(7300)  # and Google itself has deleted them
     assert compute.names == []
     assert "0 resources" in run("reap")
+
+
+@pytest.mark.parametrize(
+    ("said", "trouble"),
+    [
+        ({"startup": "0"}, ""),
+        (
+            {"startup": "7", "startup-log": "no such driver"},
+            "script of reader-00[0-3] has failed with exit code 7: no such dr",
+        ),
+        (
+            {"startup": "running"},
+            "VM reader: the start-up scripts of 4 machines go on, such as re",
+        ),
+    ],
+)
+def test_up_waits_until_startup_scripts_have_ended_well(
+    compute: compute_server.Compute,
+    cloud: ComputeCloud,
+    fake_clock: FakeClock,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    said: dict[str, str],
+    trouble: str,
+) -> None:
+    file = tmp_path / "cloud.toml"
+    file.write_text(
+        FILE.replace("num_vms = 4", 'num_vms = 4\nstartup_script = "make"')
+    )
+    compute.guest = {("hermes", "startup"): "running"}
+    asked: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        fake_clock.advance(seconds)
+        if compute.calls[-1] == "instances.getGuestAttributes":
+            asked.append(compute.calls[-1])
+        if len(asked) == 3:
+            for key, value in said.items():
+                compute.guest["hermes", key] = value
+
+    code = _commands.run(
+        ["up", str(file), "--yes"],
+        lambda _plan: {Kind.VM: cloud},
+        replace(fake_clock.clock, sleep=sleep),
+    )
+    assert len(asked) >= 3
+    assert code == bool(trouble)
+    assert re.search(trouble, capsys.readouterr().err)
+    assert len(compute.names) == (0 if trouble else 5)

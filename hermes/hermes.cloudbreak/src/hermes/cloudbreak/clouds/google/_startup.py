@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hermes.cloudbreak.errors import ResourceFailed
+
 __all__ = (
     "HOST_KEYS",
     "NAMESPACE",
     "Startup",
+    "has_ended_well",
     "metadata",
     "read_keys",
     "read_startup",
@@ -86,6 +89,21 @@ def read_startup(attributes: Mapping[str, str]) -> Startup:
         return Startup()
     log = attributes.get("startup-log", "").strip()
     return Startup(True, int(code), log)
+
+
+def has_ended_well(name: str, attributes: Mapping[str, str]) -> bool:
+    """Tell whether the start-up script of a machine has ended.
+
+    Raises:
+        ResourceFailed: If it has failed; it is quoted.
+    """
+    startup = read_startup(attributes)
+    if startup.exit_code:
+        raise ResourceFailed(
+            f"the start-up script of {name} has failed with exit "
+            f"code {startup.exit_code}: {startup.log or 'no word'}"
+        )
+    return startup.is_done
 
 
 def read_keys(attributes: Mapping[str, str]) -> tuple[str, ...]:

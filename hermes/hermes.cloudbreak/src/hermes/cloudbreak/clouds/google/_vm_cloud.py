@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from hermes.cloudbreak.clouds.google._compute import ComputeAPI
 from hermes.cloudbreak.clouds.google._credentials import Credentials
+from hermes.cloudbreak.clouds.google._scripts import wait_for_scripts
 from hermes.cloudbreak.clouds.google._vm_bodies import (
     CREATED,
     SIZE,
@@ -38,7 +39,7 @@ from hermes.cloudbreak.errors import (
 )
 from hermes.cloudbreak.labels import OWNER, RUN, Stamp
 from hermes.cloudbreak.specs import Cause, Key, Kind, Observed, Spec, State
-from hermes.cloudbreak.waiting import Clock
+from hermes.cloudbreak.waiting import Clock, insist
 
 __all__ = ("ComputeCloud",)
 
@@ -323,6 +324,27 @@ class ComputeCloud:
             if order is not None and order.failure is not None:
                 del self._orders[key]
         return order
+
+    def check(self, spec: Spec, clock: Clock, deadline: float) -> None:
+        """Wait until the start-up script of each machine has ended well.
+
+        Args:
+            spec: A swarm whose machines run.
+            clock: The time.
+            deadline: Until when.
+
+        Raises:
+            ResourceFailed: If one has failed; it is quoted.
+            WaitTimeout: If one has not ended in time.
+        """
+        spec = _check(spec)
+        if spec.startup_script:
+            instances = insist(
+                lambda: self.instances(spec.key), clock, deadline
+            )
+            wait_for_scripts(
+                spec.key, instances, self.guest_attributes, clock, deadline
+            )
 
     def guest_attributes(
         self, instance: Mapping[str, Any], namespace: str

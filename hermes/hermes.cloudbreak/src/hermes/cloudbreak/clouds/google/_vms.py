@@ -14,8 +14,8 @@ from typing import Any
 from hermes.cloudbreak.clouds.google._startup import (
     HOST_KEYS,
     NAMESPACE,
+    has_ended_well,
     read_keys,
-    read_startup,
 )
 from hermes.cloudbreak.clouds.google._vm_bodies import address_of, look
 from hermes.cloudbreak.clouds.google._vm_cloud import ComputeCloud
@@ -198,13 +198,8 @@ class VMManager:
         name = instance["name"]
         try:
             said = self._cloud.guest_attributes(instance, NAMESPACE)
-            startup = read_startup(said)
-            if startup.exit_code:
-                raise ResourceFailed(
-                    f"the start-up script of {name} has failed with exit "
-                    f"code {startup.exit_code}: {startup.log or 'no word'}"
-                )
-            if spec.startup_script and not startup.is_done:
+            is_done = has_ended_well(name, said)
+            if spec.startup_script and not is_done:
                 return None
             keys = read_keys(self._cloud.guest_attributes(instance, HOST_KEYS))
         except CloudUnavailable:
