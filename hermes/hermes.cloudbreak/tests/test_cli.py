@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,27 @@ def test_what_cannot_be_changed_is_refused_before_anybody_is_asked(
     assert "nothing was touched, because some of it would have" in said
     assert "VM reader is there with other settings: image projects" in said
     assert "delete it first (`hermes-cloud down`)" in said
+
+
+def test_what_is_used_though_it_is_not_ours_is_not_shown_as_new(
+    setting: Setting, capsys: pytest.CaptureFixture
+) -> None:
+    setting.cloud.add(VMSpec("reader", machine_type="small"))
+    setting.time.advance(60)
+    setting.file.write_text(
+        f'{FILE}machine_type = "small"\nexists_ok = true\n'
+    )
+    assert setting.run("plan") == 0
+    assert re.search("keep +VM reader", capsys.readouterr().out)
+    assert setting.run("up", "--yes") == 0
+    assert setting.run("down", "--yes") == 0
+    assert setting.cloud.resources == (Key(Kind.VM, "reader"),)
+    setting.file.write_text(
+        f'{FILE}machine_type = "large"\nexists_ok = true\n'
+    )
+    assert setting.run("up", "--yes") == 1
+    assert "not ours to be changed" in capsys.readouterr().err
+    assert setting.cloud.resources == (Key(Kind.VM, "reader"),)
 
 
 @pytest.mark.parametrize("table", ["google", "kubernetes"])

@@ -157,7 +157,7 @@ def plan(
         _show_plan(wanted, ())
         return
     with _clouds(context, wanted) as (cloud, _):
-        _show_plan(wanted, _observe(cloud, wanted))
+        _show_plan(wanted, _look_around(cloud, wanted))
 
 
 @app.command()
@@ -176,7 +176,7 @@ def up(
     """
     wanted = _read(file)
     with _clouds(context, wanted) as (cloud, clock):
-        refused = _show_plan(wanted, _observe(cloud, wanted))
+        refused = _show_plan(wanted, _look_around(cloud, wanted))
         if refused:
             raise AlreadyThere(
                 "nothing was touched, because some of it would have to be "
@@ -345,6 +345,19 @@ def _observe(cloud: Cloud, wanted: Plan) -> list[Observed]:
         each
         for each in cloud.observe(wanted.owner)
         if (stamp := Stamp.read(each.labels)) and stamp.run == wanted.run
+    ]
+
+
+def _look_around(cloud: Cloud, wanted: Plan) -> list[Observed]:
+    """List that, and what the plan may use though it is not of its run."""
+    found = _observe(cloud, wanted)
+    known = {each.key for each in found}
+    return found + [
+        one
+        for each in wanted.specs
+        if each.exists_ok
+        and each.key not in known
+        and (one := cloud.find(each.key))
     ]
 
 

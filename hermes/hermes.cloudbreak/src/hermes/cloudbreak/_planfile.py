@@ -7,7 +7,7 @@ import difflib
 import importlib
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -157,21 +157,28 @@ def rows(plan: Plan, observed: Iterable[Observed] = ()) -> list[Row]:
 
     Args:
         plan: What is wanted.
-        observed: What is there of the plan's run.
+        observed: What is there of the plan's run, and what it may use that
+            is not.
     """
     there = {each.key: each for each in observed}
     wanted = {each.key: each for each in plan.specs}
-    found = [_row(spec, there.get(key)) for key, spec in wanted.items()]
+    stamp = plan.stamp(0)
+    others = {k for k, each in there.items() if not stamp.is_on(each.labels)}
+    found = [
+        _row(spec, there.get(key), others) for key, spec in wanted.items()
+    ]
     gone = sorted(there.keys() - wanted.keys(), key=str)
     return found + [Row("delete", key) for key in gone]
 
 
-def _row(spec: Spec, found: Observed | None) -> Row:
+def _row(spec: Spec, found: Observed | None, others: Collection[Key]) -> Row:
     where = next(iter(getattr(spec, "zones", ())), "")
     if found is None:
         return Row("create", spec.key, where, _say(spec))
     where = found.where or where
-    match next(iter(diff({spec.key: spec}, {}, [found])), None):
+    match next(
+        iter(diff({spec.key: spec}, {}, [found], adopted=others)), None
+    ):
         case Update():
             what = say_changes(differences(spec, found))
             return Row("change", spec.key, where, what)
