@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from typing import Any
 
 import pytest
@@ -98,3 +100,19 @@ def test_a_stamp_makes_up_what_is_not_given(monkeypatch) -> None:
     assert one.run != other.run
     assert one.deadline == 1_800_000_000
     assert Stamp.make("me", "o4", 1) == Stamp("me", "o4", 1)
+
+
+@pytest.mark.parametrize("deadline", [math.inf, math.nan])
+def test_a_lifetime_has_an_end(deadline: float) -> None:
+    with pytest.raises(InvalidSpec, match="is no time; give seconds"):
+        Stamp.make("me", "o4", deadline)
+
+
+def test_a_user_without_a_name_has_to_give_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 9)
+    with pytest.raises(InvalidSpec, match="give an owner"):
+        Stamp.make(None, None, 1.8e9)

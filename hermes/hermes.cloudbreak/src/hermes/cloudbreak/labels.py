@@ -7,6 +7,7 @@ left when the program that asked for it was killed before the answer came.
 from __future__ import annotations
 
 import getpass
+import math
 import re
 import uuid
 from collections.abc import Mapping
@@ -58,9 +59,14 @@ class Stamp:
         Raises:
             InvalidSpec: If it cannot be a label.
         """
+        if not math.isfinite(deadline):
+            raise InvalidSpec(
+                f"lifetime: {deadline} is no time; give seconds after which "
+                "it may be deleted"
+            )
         if owner is None:
-            user = re.sub("[^a-z0-9]+", "-", getpass.getuser().lower())
-            owner = user.strip("-") or "unknown"
+            user = re.sub("[^a-z0-9]+", "-", _find_user().lower())
+            owner = user.strip("-")[:63].strip("-") or "unknown"
         return cls(owner, run or uuid.uuid4().hex[:12], int(deadline))
 
     @property
@@ -86,3 +92,13 @@ class Stamp:
             return cls(labels[OWNER], labels[RUN], int(labels[DEADLINE]))
         except (KeyError, ValueError):
             return None
+
+
+def _find_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # such as in a container
+        raise InvalidSpec(
+            "owner=None: this user has no name here; give an owner, who "
+            "answers for what is created"
+        ) from error
