@@ -646,3 +646,11 @@ def test_a_swarm_has_one_change_at_a_time(
     fake_clock.advance(100)
     cloud.update(LARGE, stamp)
     assert cloud.find(KEY).state is State.READY
+
+
+def test_a_swarm_that_is_gone_has_not_started(
+    cloud: ComputeCloud, fake_clock: FakeClock
+) -> None:
+    spec = replace(SPEC, startup_script="make")
+    with pytest.raises(errors.ResourceFailed, match="is gone: who deleted it"):
+        cloud.check(spec, fake_clock.clock, fake_clock.clock.now())

@@ -186,10 +186,10 @@ class Reconciler:
         unwanted = set(keys)
         known = self._plan.keys() | self._requested.keys()
         unwanted |= {key for key in known if key.parent in unwanted}
+        self._unwanted |= unwanted  # first: there may be a Ctrl-C
         for key in unwanted:
             self._plan.pop(key, None)
-        self._unwanted |= unwanted
-        unwanted |= self._unwanted  # and what Ctrl-C has left to be done
+        unwanted |= self._unwanted  # and what one before has left to be done
         if not unwanted and not self._requested.keys() - self._plan.keys():
             return  # nor is anybody asked
         # An interrupted call may still be under way, with its own time limit.

@@ -35,6 +35,7 @@ from hermes.cloudbreak.errors import (
     NotThere,
     QuotaExceeded,
     Refused,
+    ResourceFailed,
     StockOut,
 )
 from hermes.cloudbreak.labels import OWNER, RUN, Stamp
@@ -342,6 +343,8 @@ class ComputeCloud:
             instances = insist(
                 lambda: self.instances(spec.key), clock, deadline
             )
+            if not instances:
+                raise ResourceFailed(f"{spec.key} is gone: who deleted it?")
             wait_for_scripts(
                 spec.key, instances, self.guest_attributes, clock, deadline
             )
