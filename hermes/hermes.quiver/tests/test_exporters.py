@@ -147,7 +147,7 @@ class Counting(torch.nn.Module):
     ("network", "arguments", "match"),
     [
         (Network(), {}, r"input_shapes=\{'x': \(None, 2, 8192\)\}"),
-        (Network(), {"input_shapes": {"z": (1, 2)}}, r"forward takes \['x'\]"),
+        (Network(), {"input_shapes": {"z": (1, 2)}}, r"network takes \['x'\]"),
         (Network(), {"input_shapes": [(1,), (1,)]}, "has 2 entries"),
         (Network(), {"input_shapes": [(1, 3, 64)]}, "does not run on inputs"),
         (
@@ -170,9 +170,14 @@ class Counting(torch.nn.Module):
         ),
         (Counting(), {"input_shapes": [(2, 2)]}, "returns a int as n.0;"),
         (
-            Network(),
-            {"input_shapes": (None, 2, 64)},
-            "None is no shape of an input; give one for each input",
+            torch.nn.Bilinear(4, 4, 2),
+            {"input_shapes": (None, 4)},
+            r"an entry for each input.*takes \['input1', 'input2'\]",
+        ),
+        (
+            torch.nn.Bilinear(4, 4, 2),
+            {"sample_inputs": torch.ones(2, 4)},
+            "sample_inputs has an entry for each input",
         ),
         (Network(), {"input_shapes": [(None, 0)]}, r"\(None, 0\) is no shape"),
     ],

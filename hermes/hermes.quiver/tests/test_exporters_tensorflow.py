@@ -508,8 +508,10 @@ def test_a_network_may_take_any_number_of_tensors(add) -> None:
         (
             detector(),
             {"input_shapes": {"strain": (None, "16", 2)}},
-            "a shape has whole numbers",
+            r"\(None, '16', 2\) is no shape of 'strain'",
         ),
+        (Sub(), {"input_shapes": [(None, 4.5)]}, r"4.5\) is no shape of 'x'"),
+        (Sub(), {"input_shapes": [(None, 0)]}, r"0\) is no shape of 'x'"),
         (
             detector(),
             {"sample_inputs": {"strain": randn(2, 8, 2)}},

@@ -221,6 +221,32 @@ def test_a_later_version_keeps_names_and_dtypes_of_the_first(script) -> None:
     assert list(script.outputs) == ["y"]
 
 
+def test_a_later_version_gives_no_output_the_name_of_another(model) -> None:
+    class Keyed(torch.nn.Module):
+        def __init__(self, *keys: str) -> None:
+            super().__init__()
+            self.keys = keys
+
+        def forward(self, x):
+            return {key: x * i for i, key in enumerate(self.keys)}
+
+    model.export_version(Keyed("a", "b"), input_shapes=[(None, 4)])
+    with pytest.raises(InvalidConfig, match="or name them with output_names"):
+        model.export_version(Keyed("b", "c"))
+    model.export_version(Keyed("b", "c"), output_names=["a", "b"])
+    assert model.versions == [1, 2]
+
+
+def test_inputs_that_were_named_have_to_be_named_again(script) -> None:
+    network, names = torch.nn.Linear(4, 2), ["strain"]
+    shapes = [(None, 4)]
+    script.export_version(network, input_shapes=shapes, input_names=names)
+    with pytest.raises(InvalidInput, match=r"the configuration names .*input"):
+        script.export_version(network)
+    script.export_version(network, input_names=names)
+    assert script.versions == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("names", "match"),
     [

@@ -366,7 +366,8 @@ def _check_declared(
         msg = (
             f"the {kind}s of this version of {config.name!r} differ from its"
             f" configuration: exported {_show(actual)}, declared"
-            f" {_show(declared)}; export it as another model"
+            f" {_show(declared)}; export it as another model, or name them"
+            f" with {kind}_names, in their order"
         )
         raise InvalidConfig(msg)
 

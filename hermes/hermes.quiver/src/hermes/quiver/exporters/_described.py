@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes.quiver.errors import InvalidInput
-from hermes.quiver.exporters._inputs import Described
+from hermes.quiver.exporters._inputs import (
+    Described,
+    as_shape,
+    asked_shapes,
+    by_name,
+    fits,
+    is_one,
+)
 from hermes.quiver.exporters._names import as_declared
 from hermes.quiver.exporters._types import Request
 
@@ -159,7 +166,7 @@ def _given(request: Request, count: int) -> Any:
     """What says which tensors there are."""
     for values in (request.input_names, request.samples, request.shapes):
         if values is not None:
-            return [values] if _is_one(values) else values
+            return [values] if is_one(values) else values
     declared = request.declared
     return [*declared.values()] if len(declared) == count else declared or None
 
@@ -171,11 +178,8 @@ def describe_inputs(request: Request, known: Sequence[Known]) -> Described:
         InvalidInput: If the request does not fit the network.
     """
     names = _names(request, known)
-    samples = _by_name("sample_inputs", request.samples, names)
-    wanted = request.shapes
-    if wanted is None and not samples:
-        wanted = request.declared or None
-    shapes = _by_name("input_shapes", wanted, names)
+    samples = by_name("sample_inputs", request.samples, names)
+    shapes = by_name(*asked_shapes(request, bool(samples)), names)
     declared = {tensor.name: tensor.dtype for tensor in request.inputs}
     described, dtypes, given = {}, {}, {}
     for name, one in zip(names, known, strict=True):
@@ -186,14 +190,6 @@ def describe_inputs(request: Request, known: Sequence[Known]) -> Described:
         dtype = declared.get(name) if sample is None else sample.dtype
         dtypes[name] = one.dtype or dtype or np.dtype(np.float32)
     return Described(described, dtypes, given)
-
-
-def _is_one(values: object) -> bool:
-    """Whether these are one sample or shape, not one for each input."""
-    return hasattr(values, "shape") or (
-        isinstance(values, Sequence)
-        and any(value is None or isinstance(value, int) for value in values)
-    )
 
 
 def _names(request: Request, known: Sequence[Known]) -> list[str]:
@@ -209,32 +205,6 @@ def _names(request: Request, known: Sequence[Known]) -> list[str]:
         return names
     invented = {one.name for one in known if one.is_invented}
     return as_declared(own, invented, list(request.declared))
-
-
-def _by_name(what: str, values: Any, names: Sequence[str]) -> dict[str, Any]:
-    if values is None:
-        return {}
-    if isinstance(values, Mapping):
-        unknown = [name for name in values if name not in names]
-        if unknown:
-            msg = f"{what} names {unknown}, but the network takes {[*names]}"
-            raise InvalidInput(msg)
-        return dict(values)
-    if _is_one(values) and len(names) == 1:
-        return {names[0]: values}
-    if _is_one(values):
-        msg = (
-            f"{what} has an entry for each input: give them in a list, or by"
-            f" name as {{{names[0]!r}: ...}}"
-        )
-        raise InvalidInput(msg)
-    if len(values) > len(names):
-        msg = (
-            f"{what} has {len(values)} entries, but the network takes"
-            f" {[*names]}"
-        )
-        raise InvalidInput(msg)
-    return dict(zip(names, values, strict=False))
 
 
 def _array(name: str, sample: Any, known: Known) -> npt.NDArray[Any]:
@@ -257,7 +227,7 @@ def _shape(
     known: Known,
 ) -> Shape:
     shape = _shape_of(name, given, sample, known)
-    if sample is not None and not _fits(sample.shape, shape):
+    if sample is not None and not fits(sample.shape, shape):
         msg = (
             f"sample_inputs[{name!r}] has shape {sample.shape}, which does"
             f" not fit {shape}"
@@ -273,8 +243,8 @@ def _shape_of(
     known: Known,
 ) -> Shape:
     if given is not None:
-        shape = _as_shape(name, given)
-        if known.is_binding and not _fits(shape, known.shape):
+        shape = as_shape(name, given)
+        if known.is_binding and not fits(shape, known.shape):
             msg = (
                 f"input_shapes[{name!r}] is {shape}, but the network takes"
                 f" {known.shape}"
@@ -291,24 +261,3 @@ def _shape_of(
         )
         raise InvalidInput(msg)
     return known.shape
-
-
-def _as_shape(name: str, given: Sequence[int | None]) -> Shape:
-    try:
-        return tuple(None if d is None or d < 0 else int(d) for d in given)
-    except TypeError as error:
-        msg = (
-            f"input_shapes[{name!r}] is {given!r}; a shape has whole numbers,"
-            " and None (or -1) where it is variable"
-        )
-        raise InvalidInput(msg) from error
-
-
-def _fits(shape: Sequence[int | None], wanted: Shape | None) -> bool:
-    return wanted is None or (
-        len(shape) == len(wanted)
-        and all(
-            limit in {None, size}
-            for size, limit in zip(shape, wanted, strict=True)
-        )
-    )

@@ -14,7 +14,16 @@ from hermes.quiver.config import Dims
 from hermes.quiver.errors import InvalidInput
 from hermes.quiver.exporters._types import Arrays, Request
 
-__all__ = ("Described", "by_name", "describe_inputs", "refuse_unknown")
+__all__ = (
+    "Described",
+    "as_shape",
+    "asked_shapes",
+    "by_name",
+    "describe_inputs",
+    "fits",
+    "is_one",
+    "refuse_unknown",
+)
 
 # Frameworks take an axis of size 0 or 1 for a constant, so that an example of
 # a variable batch must have at least two rows.
@@ -22,6 +31,7 @@ _BATCH = 2
 # Tried one after another for other variable axes: networks have a smallest
 # input, and some a largest.
 _SIZES = (64, 16, 256, 1024, 8192)
+_CONFIGURATION = "the configuration"
 
 
 @dataclass(frozen=True)
@@ -124,8 +134,8 @@ def describe_inputs(
     """
     samples = by_name("sample_inputs", request.samples, arguments)
     given = {name: np.asarray(sample) for name, sample in samples.items()}
-    wanted = request.shapes or (None if given else request.declared)
-    shapes = by_name("input_shapes", _nested(wanted), arguments)
+    what, wanted = asked_shapes(request, bool(given))
+    shapes = by_name(what, wanted, arguments)
     if not shapes and not given:
         msg = (
             "give input_shapes (or sample_inputs), e.g."
@@ -133,7 +143,7 @@ def describe_inputs(
         )
         raise InvalidInput(msg)
     described = {
-        name: _shape(repr(name), shapes[name])
+        name: as_shape(name, shapes[name])
         if name in shapes
         else (None, *given[name].shape[1:])[: given[name].ndim]
         for name in arguments
@@ -149,23 +159,34 @@ def describe_inputs(
     )
 
 
-def _nested(shapes: Any) -> Any:
-    """Refuse a single shape where one for each input is asked for."""
-    sizes = [] if isinstance(shapes, Mapping) else (shapes or [])
-    for size in sizes:
-        if size is None or isinstance(size, int):
-            _shape("an input", size)
-    return shapes
+def asked_shapes(request: Request, has_samples: bool) -> tuple[str, Any]:
+    """Shapes that are asked for, and what errors call whoever asks."""
+    if request.shapes is not None:
+        return "input_shapes", request.shapes
+    return _CONFIGURATION, None if has_samples else request.declared or None
 
 
-def _shape(name: str, shape: Any) -> tuple[int | None, ...]:
+def is_one(values: object) -> bool:
+    """Whether these are one sample or shape, not one for each input."""
+    return hasattr(values, "shape") or (
+        isinstance(values, Sequence)
+        and any(value is None or isinstance(value, int) for value in values)
+    )
+
+
+def as_shape(name: str, shape: Any) -> tuple[int | None, ...]:
+    """A shape of an input, as it was given, with None where it is variable.
+
+    Raises:
+        InvalidInput: If it is none.
+    """
     sizes = list(shape) if isinstance(shape, Sequence | np.ndarray) else [0]
     for size in sizes:
         if size is not None and (
             not hasattr(size, "__index__") or size < -1 or size == 0
         ):
             msg = (
-                f"input_shapes: {shape!r} is no shape of {name}; give one"
+                f"input_shapes: {shape!r} is no shape of {name!r}; give one"
                 " for each input, of whole numbers from 1 and None (or -1)"
                 " where it is variable, e.g. [(None, 2, 8192)]"
             )
@@ -178,34 +199,47 @@ def by_name(
 ) -> dict[str, Any]:
     """Give what the user gave by name or in order, by name and in order.
 
+    Args:
+        what: What errors call it.
+        values: One for each input, or the only one.
+        arguments: Names of what the network takes.
+
     Raises:
         InvalidInput: If the network has no such arguments.
     """
     if values is None:
         return {}
+    takes = f"the network takes {[*arguments]}"
     if isinstance(values, Mapping):
         unknown = [name for name in values if name not in arguments]
         if unknown:
-            msg = (
-                f"{what} names {unknown}, but the network's forward takes"
-                f" {list(arguments)}"
-            )
+            msg = f"{what} names {unknown}, but {takes}{_hint(what)}"
             raise InvalidInput(msg)
         return {name: values[name] for name in arguments if name in values}
+    if is_one(values):
+        values = [values]
+        if len(arguments) > 1:
+            msg = (
+                f"{what} has an entry for each input: give them in a list, or"
+                f" by name as {{{arguments[0]!r}: ...}}; {takes}"
+            )
+            raise InvalidInput(msg)
     if len(values) > len(arguments):
-        msg = (
-            f"{what} has {len(values)} entries, but the network's forward"
-            f" takes {list(arguments)}"
-        )
+        msg = f"{what} has {len(values)} entries, but {takes}"
         raise InvalidInput(msg)
     return dict(zip(arguments, values, strict=False))
+
+
+def _hint(what: str) -> str:
+    """What to do where an earlier version had other names."""
+    return "; give input_names" if what == _CONFIGURATION else ""
 
 
 def _check_given(
     given: Arrays, shapes: Mapping[str, tuple[int | None, ...]]
 ) -> None:
     for name, array in given.items():
-        if not _fits(array.shape, shapes[name]):
+        if not fits(array.shape, shapes[name]):
             msg = (
                 f"sample_inputs[{name!r}] has shape {array.shape}, which does"
                 f" not fit input_shapes {shapes[name]}"
@@ -213,10 +247,14 @@ def _check_given(
             raise InvalidInput(msg)
 
 
-def _fits(actual: Sequence[int], shape: Dims) -> bool:
-    return len(actual) == len(shape) and all(
-        wanted in {None, size}
-        for size, wanted in zip(actual, shape, strict=True)
+def fits(shape: Dims, wanted: Dims | None) -> bool:
+    """Whether a shape is one of those that are wanted."""
+    return wanted is None or (
+        len(shape) == len(wanted)
+        and all(
+            limit in {None, size}
+            for size, limit in zip(shape, wanted, strict=True)
+        )
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,12 @@ import numpy.typing as npt
 import torch
 
 from hermes.quiver.errors import InvalidInput
-from hermes.quiver.exporters._inputs import Described, describe_inputs
+from hermes.quiver.exporters._inputs import (
+    Described,
+    describe_inputs,
+    is_one,
+)
+from hermes.quiver.exporters._names import as_declared
 from hermes.quiver.exporters._torch_network import (
     Flat,
     arguments_of,
@@ -28,6 +34,9 @@ from hermes.quiver.exporters._torch_network import (
 from hermes.quiver.exporters._types import Arrays, Request, TensorInfo
 
 __all__ = ("Prepared", "prepare")
+
+# What outputs are called that nobody named.
+_NUMBERED = re.compile(r"output(_\d+)+")
 
 
 @dataclass(frozen=True)
@@ -118,12 +127,14 @@ def prepare(network: torch.nn.Module, request: Request) -> Prepared:
         InvalidInput: If there are none, or the request does not fit.
     """
     network = bare(network)
-    samples = request.samples
+    samples: Any = request.samples
     arguments = list(
         request.input_names or arguments_of(network, _keywords(request))
     )
     if isinstance(samples, Mapping):
         samples = {name: as_array(s) for name, s in samples.items()}
+    elif is_one(samples):
+        samples = as_array(samples)
     elif samples is not None:
         samples = [as_array(sample) for sample in samples]
     request = dataclasses.replace(request, samples=samples)
@@ -176,9 +187,9 @@ def _output_names(
 ) -> list[str]:
     names = request.output_names
     if names is None:
+        numbered = [name for name in natural if _NUMBERED.fullmatch(name)]
         declared = [tensor.name for tensor in request.outputs]
-        fits = len(declared) == len(natural)
-        names = declared if fits and {*declared} != {*natural} else natural
+        names = as_declared(list(natural), numbered, declared)
     if isinstance(names, str) or len(names) != len(natural):
         msg = (
             f"output_names={names!r}, but the network gives {len(natural)}"
