@@ -363,11 +363,12 @@ def _check_declared(
     if config.platform == Platform.TORCHSCRIPT and {*declared} == {*actual}:
         _check_order(config, kind, list(declared), list(actual))
     if declared != actual:
+        renamed = f", or name them with {kind}_names, in their order"
         msg = (
             f"the {kind}s of this version of {config.name!r} differ from its"
             f" configuration: exported {_show(actual)}, declared"
-            f" {_show(declared)}; export it as another model, or name them"
-            f" with {kind}_names, in their order"
+            f" {_show(declared)}; export it as another model"
+            f"{'' if {*declared} == {*actual} else renamed}"
         )
         raise InvalidConfig(msg)
 
