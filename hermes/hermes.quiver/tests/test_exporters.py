@@ -288,6 +288,13 @@ def test_the_table_names_what_it_has(model) -> None:
         model.export_version(lambda x: x, input_shapes=[(1, 2)])
 
 
+@pytest.mark.parametrize("module", ["model", "file.networks"])
+def test_networks_may_be_in_a_module_of_any_name(model, module) -> None:
+    mine = type("Mine", (Network,), {"__module__": module})
+    model.export_version(mine(), input_shapes={"x": (None, 2, 64)})
+    assert model.versions == [1]
+
+
 def test_outputs_that_only_look_alike_are_refused() -> None:
     from hermes.quiver.exporters.onnx import describe
     from hermes.quiver.verify import open_artifact
@@ -306,10 +313,10 @@ def test_outputs_that_only_look_alike_are_refused() -> None:
     session = open_artifact(artifact.files)
     compare(artifact, session, 0)  # nothing to compare with
 
-    def check(reference) -> None:
+    def check(reference, x=randn(2, 2)) -> None:
         known = replace(
             artifact,
-            samples={"x": randn(2, 2)},
+            samples={"x": x},
             reference=lambda arrays: [reference(arrays["x"])],
         )
         compare(known, session, 0)
@@ -325,3 +332,7 @@ def test_outputs_that_only_look_alike_are_refused() -> None:
         VerificationFailed, match="is the network deterministic"
     ):
         check(lambda x: np.where(x > 0, np.nan, np.tanh(x)))
+    small = randn(2, 2) * np.float32(1e-4)
+    check(np.tanh, small)
+    with pytest.raises(VerificationFailed, match="allowed 1e-05"):
+        check(lambda x: np.tanh(x) * 2, small)

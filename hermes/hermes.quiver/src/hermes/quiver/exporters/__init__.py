@@ -21,16 +21,16 @@ from hermes.quiver.platforms import Platform
 __all__ = ("Artifact", "Request", "TensorInfo", "export", "find")
 
 # (source, platform) -> module of this package, and its function. A source is
-# the package that the network's class, or one of its bases, comes from;
-# "model", a model of a repository; "file", the address of one; "class".
+# the package that the network's class, or one of its bases, comes from, or
+# what no package can be called.
 _EXPORTERS = {
     ("torch", Platform.ONNX): ("torch", "to_onnx"),
     ("torch", Platform.TORCHSCRIPT): ("torch", "to_torchscript"),
     ("onnx", Platform.ONNX): ("onnx", "to_onnx"),
-    ("file", Platform.ONNX): ("onnx", "to_onnx"),
-    ("model", Platform.ONNX): ("onnx", "to_onnx"),
-    ("file", Platform.PYTHON): ("python", "to_python"),
-    ("class", Platform.PYTHON): ("python", "to_python"),
+    ("a file", Platform.ONNX): ("onnx", "to_onnx"),
+    ("a model", Platform.ONNX): ("onnx", "to_onnx"),
+    ("a file", Platform.PYTHON): ("python", "to_python"),
+    ("a class", Platform.PYTHON): ("python", "to_python"),
     ("keras", Platform.ONNX): ("keras", "to_onnx"),
     ("keras", Platform.SAVEDMODEL): ("keras", "to_savedmodel"),
     ("tensorflow", Platform.ONNX): ("tensorflow", "to_onnx"),
@@ -40,8 +40,8 @@ _EXPORTERS = {
     ("keras", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
     ("tensorflow", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
     ("onnx", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
-    ("file", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
-    ("model", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
+    ("a file", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
+    ("a model", Platform.TENSORRT): ("tensorrt", "to_tensorrt"),
 }
 _MODELS = "hermes.quiver.models"
 
@@ -107,11 +107,11 @@ def _unsupported(network: Any, platform: Platform | str) -> str:
 
 def _sources(network: Any) -> list[str]:
     if isinstance(network, str | os.PathLike):
-        return ["file"]
+        return ["a file"]
     if isinstance(network, type):
-        return ["class"]
+        return ["a class"]
     modules = [c.__module__ for c in type(network).__mro__]
-    return ["model"] * (_MODELS in modules) + [
+    return ["a model"] * (_MODELS in modules) + [
         module.split(".")[0] for module in modules
     ]
 
