@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import warnings
 from importlib import import_module
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from hermes.quiver.errors import (
     InvalidInput,
     VerificationFailed,
 )
+from hermes.quiver.exporters import _noise as noise
 from hermes.quiver.exporters._quiet import quiet
 
 torch = pytest.importorskip("torch")
@@ -648,6 +650,22 @@ def test_a_gpu_rounds_as_before_when_it_was_compared() -> None:
         assert backends.cuda.matmul.fp32_precision == "ieee"
     after = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
     assert after == before
+
+
+def test_frameworks_are_silenced_one_after_the_other() -> None:
+    entered = threading.Event()
+
+    def enter() -> None:
+        with noise.quiet():
+            entered.set()
+
+    other = threading.Thread(target=enter)
+    with quiet():
+        other.start()
+        # else it would take our silence for the terminal, and give it back
+        assert not entered.wait(0.2)
+    assert entered.wait(10)
+    other.join()
 
 
 def test_what_libraries_print_is_kept_from_the_terminal(capfd) -> None:

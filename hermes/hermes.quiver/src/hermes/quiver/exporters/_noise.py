@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 
 __all__ = ("environment_kept", "quiet")
 
+# Of two threads each would restore what the other one had set.
+ONE_AT_A_TIME = threading.RLock()
+
 # What TensorFlow's C++ begins its lines with: a date, or the level's letter.
 _CHATTER = re.compile(
     rb"\d{4}-\d\d-\d\d [\d:.]+: [IW] |[IW]\d{4} [\d:.]+ |"
@@ -21,7 +24,6 @@ _CHATTER = re.compile(
 )
 # It takes for an error, too, that a machine has no GPU.
 _ERRORS = re.compile(rb"\d{4}-\d\d-\d\d [\d:.]+: E |E\d{4} [\d:.]+ ")
-_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -42,7 +44,7 @@ def quiet(
         The errors logged there meanwhile.
     """
     with (
-        _ONE_AT_A_TIME,
+        ONE_AT_A_TIME,
         warnings.catch_warnings(),
         _collected(loggers) as records,
         _turned_away(),

@@ -8,15 +8,14 @@ import io
 import logging
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
+
+from hermes.quiver.exporters._noise import ONE_AT_A_TIME
 
 __all__ = ("quiet",)
 
 _STREAMS = (1, 2)  # standard output and error
-# Of two threads each would restore what the other one had set.
-_ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -33,7 +32,7 @@ def quiet(*loggers: str) -> Iterator[list[warnings.WarningMessage]]:
     Yields:
         The warnings, as they come.
     """
-    with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
+    with ONE_AT_A_TIME, contextlib.ExitStack() as stack:
         for logger in _with_handlers(loggers):
             stack.enter_context(_without_handlers(logger))
         stack.enter_context(_without_output())
