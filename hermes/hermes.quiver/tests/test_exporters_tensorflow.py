@@ -395,6 +395,7 @@ def test_an_export_says_nothing(add, capfd, caplog) -> None:
     root = logging.getLogger()
     handlers, filters = [*root.handlers], [*root.filters]
     network = chain(layers.Dense(2, dtype="float16"))  # tf2onnx warns of it
+    capfd.readouterr()
     for platform in BOTH:
         add(platform).export_version(network)
     assert capfd.readouterr() == ("", "")
@@ -485,6 +486,27 @@ class Anything(tf.Module):
         return tensors[0]
 
 
+@pytest.mark.parametrize("platform", BOTH)
+def test_a_mask_and_keywords_are_tensors_where_they_are_described(
+    add, platform
+) -> None:
+    class Gate(tf.Module):
+        def __call__(self, strain, mask, *, gain=None):
+            return strain * mask if gain is None else strain * mask * gain
+
+    shape = (None, 4)
+    for names in (["strain", "mask"], ["strain", "gain", "mask"]):
+        model = add(platform)
+        path = model.export_version(
+            Gate(), input_shapes=dict.fromkeys(names, shape)
+        )
+        arrays = {name: randn(2, 4) + len(name) for name in names}
+        (result,) = run(path, **arrays).values()
+        np.testing.assert_allclose(
+            result, np.prod([*arrays.values()], axis=0), rtol=1e-5
+        )
+
+
 def test_a_network_may_take_any_number_of_tensors(add) -> None:
     model = add(Platform.SAVEDMODEL)
     model.export_version(Anything(), input_shapes=[(None, 4), (None, 2)])
@@ -534,6 +556,11 @@ def test_a_network_may_take_any_number_of_tensors(add) -> None:
             Sub(),
             {"sample_inputs": [np.array([["a"]])]},
             r"^Sub does not run on inputs of [^\n\x1b]*$",
+        ),
+        (
+            Sub(),
+            {"input_shapes": {"z": (1, 4)}},
+            r"\{'z': \(1, 4\)\} in one dict, its 'x': [^\\\x1b]*$",
         ),
         (
             Returns(lambda _: None),

@@ -32,13 +32,8 @@ __all__ = (
 )
 
 Shape = tuple[int | None, ...]
-# Arguments of a call that are no tensors of its own.
-_MODES = {"mask", "training"}
-_REST = {
-    inspect.Parameter.VAR_POSITIONAL,
-    inspect.Parameter.VAR_KEYWORD,
-    inspect.Parameter.KEYWORD_ONLY,
-}
+# Arguments that have no name of their own.
+_REST = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,7 @@ class Source:
     Attributes:
         name: What errors call it.
         inputs: What it takes.
+        form: How errors say that it takes them.
         call: Gives the result of a sequence of tensors, in inference mode.
         output_names: Names of its outputs, where the result has none.
         invented: Those of them that nobody chose.
@@ -79,6 +75,7 @@ class Source:
     call: Callable[[Sequence[Any]], Any]
     output_names: Sequence[str] = ()
     invented: Collection[str] = ()
+    form: str = ""
     owner: Any = None
     unchanged: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -92,12 +89,20 @@ class Call:
         form: ``list`` or ``dict`` where one argument takes them all.
         options: Passed beside them.
         keywords: Names of the arguments that take them; None is by position.
+        argument: The one that takes them all, if it has a name.
     """
 
     names: tuple[str, ...]
     form: type | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     keywords: tuple[str, ...] | None = None
+    argument: str = ""
+
+    @property
+    def form_in_words(self) -> str:
+        """How tensors are given that share an argument."""
+        kind = self.form and self.form.__name__
+        return f" in one {kind}, its {self.argument!r}" if kind else ""
 
     def __call__(
         self, function: Callable[..., Any], tensors: Sequence[Any]
@@ -121,10 +126,12 @@ def arguments(function: Callable[..., Any], request: Request) -> Call:
         InvalidInput: If it does not take that many, or none of those names.
     """
     parameters = inspect.signature(function).parameters.values()
-    tensors = [p for p in parameters if p.name not in _MODES]
-    named = [p for p in tensors if p.kind not in _REST]
-    names = [p.name for p in named]
-    needed = [p.name for p in named if p.default is p.empty]
+    named = [
+        p for p in parameters if p.kind not in _REST and p.name != "training"
+    ]
+    in_order = [p for p in named if _is_in_order(p)]
+    names = [p.name for p in in_order]
+    needed = [p.name for p in in_order if p.default is p.empty]
     options = {p.name: False for p in parameters if p.name == "training"}
     given = _given(request, len(needed))
     own = tuple(given) if isinstance(given, Mapping) else None
@@ -133,12 +140,20 @@ def arguments(function: Callable[..., Any], request: Request) -> Call:
         raise InvalidInput(msg)
     if given is None:
         return Call(tuple(needed), options=options)
-    if own is not None and {*own} <= {*names}:
-        chosen = tuple(name for name in names if name in own)
+    if own is not None and {*own} <= {p.name for p in named}:
+        chosen = tuple(p.name for p in named if p.name in own)
         return Call(chosen, options=options, keywords=chosen)
     if own is None and len(given) <= len(names):
         return Call(tuple(names[: len(given)]), options=options)
     return _in_one(names, needed, given, options)
+
+
+def _is_in_order(parameter: inspect.Parameter) -> bool:
+    """Whether a tensor is meant for it that comes without a name."""
+    is_keras_mask = (
+        parameter.name == "mask" and parameter.default is not parameter.empty
+    )
+    return parameter.kind is not parameter.KEYWORD_ONLY and not is_keras_mask
 
 
 def _in_one(
@@ -154,7 +169,8 @@ def _in_one(
     if not names:
         return Call(own or numbered, options=options)
     if len(needed) == 1:
-        return Call(own or numbered, list if own is None else dict, options)
+        form = list if own is None else dict
+        return Call(own or numbered, form, options, argument=first)
     msg = (
         f"the network takes {[*names]}, but described are"
         f" {len(given) if own is None else [*own]}"

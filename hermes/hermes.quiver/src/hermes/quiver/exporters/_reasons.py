@@ -18,12 +18,14 @@ def reason(error: Exception) -> str:
     A traceback of Autograph's, which is text of the error, is left out, and
     so are the arguments of each call.
     """
-    text = _COLOUR.sub("", str(error)).split("Arguments received by")[0]
+    # as text, a KeyError's is quoted, with its escapes spelt out
+    said = error.args[0] if isinstance(error, KeyError) else error
+    text = _COLOUR.sub("", str(said)).split("Arguments received by")[0]
     lines = text.splitlines()
     places = [i for i, line in enumerate(lines) if _PLACE.search(line)]
     told = lines[places[-1] + 2 :] if places else lines
-    said = " ".join(" ".join(told).split()) or type(error).__name__
-    return f"{said}{_where(text)}"
+    line = " ".join(" ".join(told).split()) or type(error).__name__
+    return f"{line}{_where(text)}"
 
 
 def _where(text: str) -> str:

@@ -158,7 +158,7 @@ def _run(source: Source, arrays: Arrays) -> list[tuple[str | None, Any]]:
     except Exception as error:
         shapes = {name: array.shape for name, array in arrays.items()}
         msg = (
-            f"{source.name} does not run on inputs of {shapes}:"
+            f"{source.name} does not run on inputs of {shapes}{source.form}:"
             f" {reason(error)}"
         )
         raise InvalidInput(msg) from error

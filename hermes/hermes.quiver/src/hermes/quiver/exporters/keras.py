@@ -81,9 +81,11 @@ def _source(network: keras.Layer, request: Request) -> Source:
         def call(values: Sequence[Any]) -> Any:
             structure = keras.tree.pack_sequence_as(form, [*values])
             return network(structure, training=False)
+
+        in_words = ""
     else:
         how, known = _called(network, request)
-        names = []
+        names, in_words = [], how.form_in_words
 
         def call(values: Sequence[Any]) -> Any:
             return how(network, values)
@@ -94,6 +96,7 @@ def _source(network: keras.Layer, request: Request) -> Source:
         call=call,
         output_names=names,
         invented=_invented(network) if names else (),
+        form=in_words,
         owner=network,
         unchanged=lambda: _unchanged(network),
     )

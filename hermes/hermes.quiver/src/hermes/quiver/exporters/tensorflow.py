@@ -172,8 +172,10 @@ def open_artifact(files: Mapping[str, bytes]) -> Session:
 def _source(network: Any, request: Request) -> Source:
     function = _function_of(network)
     structure = _signature(function)
+    form = ""
     if structure is None:
         how = arguments(function, request)
+        form = how.form_in_words
         known = [Known(name, is_invented=True) for name in how.names]
 
         def call(tensors: Sequence[Any]) -> Any:
@@ -189,6 +191,7 @@ def _source(network: Any, request: Request) -> Source:
         name=type(network).__qualname__,
         inputs=describe_inputs(request, known),
         call=call,
+        form=form,
         owner=network,
     )
 
