@@ -391,6 +391,24 @@ def test_a_training_goes_on_as_if_nothing_was_exported(add) -> None:
     assert tf.executing_eagerly()
 
 
+def test_what_a_module_counts_is_not_counted_for_an_export(add) -> None:
+    class Counting(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = tf.Variable(0.0)
+
+        def __call__(self, x):
+            self.calls.assign_add(1.0)
+            return x * 2
+
+    network = Counting()
+    add(Platform.SAVEDMODEL).export_version(network, input_shapes=[(None, 4)])
+    assert network.calls.numpy() == 0
+    with pytest.raises(ExportFailed, match="of node AssignAddVariableOp"):
+        add(Platform.ONNX).export_version(network, input_shapes=[(None, 4)])
+    assert network.calls.numpy() == 0
+
+
 def test_an_export_says_nothing(add, capfd, caplog) -> None:
     root = logging.getLogger()
     handlers, filters = [*root.handlers], [*root.filters]

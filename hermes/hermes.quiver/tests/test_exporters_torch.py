@@ -642,6 +642,26 @@ def test_everything_is_left_as_it_was_after_failures(
     assert state_of(network) == before
 
 
+def test_what_a_network_counts_is_not_counted_for_an_export(model) -> None:
+    class Counting(Dense):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+            self.register_buffer("last", torch.full((1,), torch.nan))
+
+        def forward(self, x):
+            self.calls += 1
+            self.last = x.detach().max().reshape(1)
+            return super().forward(x)
+
+    network = Counting()
+    buffers = [*network.buffers()]
+    model.export_version(network, input_shapes=[(None, 4)])
+    assert all(a is b for a, b in zip(network.buffers(), buffers, strict=True))
+    assert network.calls == 0
+    assert network.last.isnan()
+
+
 def test_a_gpu_rounds_as_before_when_it_was_compared() -> None:
     backends = torch.backends
     before = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32

@@ -3,13 +3,16 @@
 One module per source framework. The table says which function of which takes
 a network to a platform; it is imported only when it is needed. Each is
 ``to_PLATFORM(network, request) -> Artifact``; a new framework is one module
-and its rows.
+and its rows. ``unchanged(network)``, where a module has it, undoes what the
+runs of a network do to what it remembers.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from hermes.quiver._extras import apart_from_triton, load, load_if_there
@@ -63,9 +66,13 @@ def export(
         VerificationFailed: If artifact and network disagree.
     """
     with apart_from_triton():
-        artifact = find(network, platform)(network, request)
-    if request.verify is not False and artifact.reference is not None:
-        _verify(artifact, request)
+        exporter = find(network, platform)
+    # Not each run by itself: the comparison is to find what remembers.
+    with _unchanged(exporter, network):
+        with apart_from_triton():
+            artifact = exporter(network, request)
+        if request.verify is not False and artifact.reference is not None:
+            _verify(artifact, request)
     return artifact
 
 
@@ -86,6 +93,17 @@ def find(
             )
             return found
     raise UnsupportedExport(_unsupported(network, platform))
+
+
+def _unchanged(
+    exporter: Callable[[Any, Request], Artifact], network: Any
+) -> AbstractContextManager[None]:
+    """Give a network back what its runs change, if its exporter knows how."""
+    module = sys.modules[exporter.__module__]
+    unchanged: AbstractContextManager[None] = getattr(
+        module, "unchanged", nullcontext
+    )(network)
+    return unchanged
 
 
 def _unsupported(network: Any, platform: Platform | str) -> str:

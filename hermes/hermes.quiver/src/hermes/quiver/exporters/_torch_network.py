@@ -26,6 +26,7 @@ __all__ = (
     "evaluating",
     "exact",
     "run",
+    "unchanged",
 )
 
 # numpy has none of its own, and torch does not know the one that we use.
@@ -233,6 +234,25 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def unchanged(network: torch.nn.Module) -> Iterator[None]:
+    """Give a network's buffers their values back."""
+    kept = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if not torch.nn.parameter.is_lazy(buffer)
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in kept:
+            if not torch.equal(buffer, value):
+                buffer.detach().copy_(value)
+            if not isinstance(module, torch.jit.ScriptModule):
+                module._buffers[name] = buffer
 
 
 @contextmanager

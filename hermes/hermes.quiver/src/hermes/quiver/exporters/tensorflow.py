@@ -44,6 +44,7 @@ __all__ = (
     "savedmodel_of",
     "to_onnx",
     "to_savedmodel",
+    "unchanged",
 )
 
 _SIGNATURE = "serving_default"
@@ -72,6 +73,18 @@ def to_savedmodel(network: Any, request: Request) -> Artifact:
         InvalidInput: If the request does not fit the network.
     """
     return savedmodel_of(_source(network, request), request)
+
+
+@contextmanager
+def unchanged(network: Any) -> Iterator[None]:
+    """Give a module's variables their values back."""
+    before = [(v, v.numpy()) for v in getattr(network, "variables", ())]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            if not np.array_equal(variable.numpy(), value):
+                variable.assign(value)
 
 
 def onnx_of(source: Source, request: Request) -> Artifact:

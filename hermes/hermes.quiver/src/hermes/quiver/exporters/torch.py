@@ -22,6 +22,7 @@ from hermes.quiver.exporters._torch_network import (
     as_array,
     as_tensors,
     evaluating,
+    unchanged,
 )
 from hermes.quiver.exporters._torch_prepare import Prepared, prepare
 from hermes.quiver.exporters._types import (
@@ -34,7 +35,7 @@ from hermes.quiver.exporters._types import (
 from hermes.quiver.exporters.onnx import check_size, describe
 from hermes.quiver.platforms import Platform
 
-__all__ = ("open_artifact", "to_onnx", "to_torchscript")
+__all__ = ("open_artifact", "to_onnx", "to_torchscript", "unchanged")
 
 _jit: Any = torch.jit  # half of it has no types
 # Below it torch's exporter has no operators, and its predecessor takes over.
