@@ -563,6 +563,8 @@ def test_a_network_may_take_any_number_of_tensors(add) -> None:
             "is complex128, but the network takes float32",
         ),
         (detector(), {"input_names": ["a"]}, "the network takes 2 inputs"),
+        (detector(), {"input_names": "ab"}, "names='ab': give a list"),
+        (detector(), {"input_names": ["a", "a"]}, "each its own"),
         (detector(), {"output_names": ["a"]}, "but the network gives 2"),
         (
             detector(),

@@ -253,7 +253,9 @@ def test_inputs_that_were_named_have_to_be_named_again(script) -> None:
     ("names", "match"),
     [
         (["x"], r"\['x'\] would be the names of two tensors"),
-        ("y", "output_names='y', but the network gives 1 .output_0."),
+        ("y", "output_names='y': give a list of names, each its"),
+        ([""], r"output_names=\[''\]: give a list of names"),
+        (["y", "z"], "but the network gives 1 .output_0."),
         (["y__1"], "digits after '__'"),
     ],
 )
@@ -655,6 +657,8 @@ def test_what_a_network_counts_is_not_counted_for_an_export(model) -> None:
             return super().forward(x)
 
     network = Counting()
+    if model.platform is Platform.TORCHSCRIPT:  # ONNX has no such tensors
+        network.register_buffer("sparse", torch.eye(2).to_sparse())
     buffers = [*network.buffers()]
     model.export_version(network, input_shapes=[(None, 4)])
     assert all(a is b for a, b in zip(network.buffers(), buffers, strict=True))

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from hermes.quiver._extras import apart_from_triton, load, load_if_there
-from hermes.quiver.errors import UnsupportedExport
+from hermes.quiver.errors import InvalidInput, UnsupportedExport
 from hermes.quiver.exporters._compare import compare
 from hermes.quiver.exporters._types import Artifact, Request, TensorInfo
 from hermes.quiver.platforms import Platform
@@ -65,6 +65,8 @@ def export(
         InvalidInput: If the request does not fit the network.
         VerificationFailed: If artifact and network disagree.
     """
+    _check_names("input_names", request.input_names)
+    _check_names("output_names", request.output_names)
     with apart_from_triton():
         exporter = find(network, platform)
     # Not each run by itself: the comparison is to find what remembers.
@@ -93,6 +95,17 @@ def find(
             )
             return found
     raise UnsupportedExport(_unsupported(network, platform))
+
+
+def _check_names(what: str, names: Any) -> None:
+    if names is None:
+        return
+    fine = not isinstance(names, str) and all(
+        isinstance(name, str) and name for name in names
+    )
+    if not fine or len({*names}) < len(names):
+        msg = f"{what}={names!r}: give a list of names, each its own"
+        raise InvalidInput(msg)
 
 
 def _unchanged(

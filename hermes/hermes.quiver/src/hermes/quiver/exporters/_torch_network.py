@@ -240,16 +240,16 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
 def unchanged(network: torch.nn.Module) -> Iterator[None]:
     """Give a network's buffers their values back."""
     kept = [
-        (module, name, buffer, buffer.detach().clone())
+        (module, name, buffer, buffer._version, buffer.detach().clone())
         for module in network.modules()
         for name, buffer in module.named_buffers(recurse=False)
-        if not torch.nn.parameter.is_lazy(buffer)
+        if not (torch.nn.parameter.is_lazy(buffer) or buffer.is_inference())
     ]
     try:
         yield
     finally:
-        for module, name, buffer, value in kept:
-            if not torch.equal(buffer, value):
+        for module, name, buffer, version, value in kept:
+            if buffer._version != version:
                 buffer.detach().copy_(value)
             if not isinstance(module, torch.jit.ScriptModule):
                 module._buffers[name] = buffer
