@@ -180,6 +180,16 @@ class Counting(torch.nn.Module):
             "sample_inputs has an entry for each input",
         ),
         (Network(), {"input_shapes": [(None, 0)]}, r"\(None, 0\) is no shape"),
+        (
+            Network(),
+            {"input_shapes": np.array([[2, 2, 64]])},
+            r"array\(\[\[ 2,  2, 64\]\]\) is no shape of 'x'",
+        ),
+        (
+            Network(),
+            {"input_shapes": [(2, 2, 64)], "output_names": 1},
+            "output_names=1: give a list of names",
+        ),
     ],
 )
 def test_wrong_descriptions_are_refused(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -100,10 +100,12 @@ def find(
 def _check_names(what: str, names: Any) -> None:
     if names is None:
         return
-    fine = not isinstance(names, str) and all(
-        isinstance(name, str) and name for name in names
-    )
-    if not fine or len({*names}) < len(names):
+    is_list = isinstance(names, Sequence) and not isinstance(names, str)
+    if (
+        not is_list
+        or not all(isinstance(name, str) and name for name in names)
+        or len({*names}) < len(names)
+    ):
         msg = f"{what}={names!r}: give a list of names, each its own"
         raise InvalidInput(msg)
 

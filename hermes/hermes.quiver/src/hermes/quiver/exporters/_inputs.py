@@ -180,7 +180,8 @@ def as_shape(name: str, shape: Any) -> tuple[int | None, ...]:
     Raises:
         InvalidInput: If it is none.
     """
-    sizes = list(shape) if isinstance(shape, Sequence | np.ndarray) else [0]
+    plain = shape.tolist() if isinstance(shape, np.ndarray) else shape
+    sizes = list(plain) if isinstance(plain, Sequence) else [0]
     for size in sizes:
         if size is not None and (
             not hasattr(size, "__index__") or size < -1 or size == 0
