@@ -19,7 +19,8 @@ def reason(error: Exception) -> str:
     so are the arguments of each call.
     """
     # as text, a KeyError's is quoted, with its escapes spelt out
-    said = error.args[0] if isinstance(error, KeyError) else error
+    is_quoted = isinstance(error, KeyError) and error.args
+    said = error.args[0] if is_quoted else error
     text = _COLOUR.sub("", str(said)).split("Arguments received by")[0]
     lines = text.splitlines()
     places = [i for i, line in enumerate(lines) if _PLACE.search(line)]
