@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import Counter
@@ -37,12 +36,36 @@ def proxy(rig) -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture
-def resetting_proxy(rig) -> Iterator[Callable[[str], FaultyProxy]]:
+def proxy_of_its_own(rig) -> Iterator[FaultyProxy]:
     """In front of a server of its own: what a reset leaves there stays."""
+    with FaultyProxy(rig.serve("stream").endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def on_resets(rig, tell) -> Iterator[Callable[..., None]]:
+    """The same, for work with many resets.
+
+    Triton 24.10 may crash (in its gRPC endpoint) when it answers on a stream
+    that is just being reset. That is not what is tested here: then the work is
+    done again, on another server.
+    """
     with ExitStack() as proxies:
-        yield lambda model: proxies.enter_context(
-            FaultyProxy(rig.serve(model).endpoint)
-        )
+
+        def do(model: str, work: Callable[[FaultyProxy], object]) -> None:
+            for left in (2, 1, 0):
+                server = rig.serve(model)
+                proxy = proxies.enter_context(FaultyProxy(server.endpoint))
+                try:
+                    work(proxy)
+                except DeadlineExceeded:
+                    if not left or "Signal (11) received" not in server.logs():
+                        raise
+                    tell("Triton has crashed")
+                else:
+                    return
+
+        yield do
 
 
 def test_deadlines_hold_while_nothing_moves_and_what_waits_arrives(
@@ -114,59 +137,67 @@ def test_a_long_way_does_not_destroy_the_throughput_of_what_is_in_flight(
 
 @pytest.mark.parametrize("model", ["stream", "averaged", "several"])
 def test_a_stream_outlives_resets_of_its_connection(
-    rig, resetting_proxy, model, make_updates, assert_same, tell
+    rig, on_resets, model, make_updates, assert_same, tell
 ) -> None:
     """The server still holds the old sequence, in the only place it has."""
-    proxy = resetting_proxy(model)
     updates = make_updates(model, 400)
     drops = {70, 200, 201, 330}
-    results, pending = [], []
-    with InferenceClient(proxy.endpoint, model, timeout=30) as client:
-        with client.sequence(replay=True) as sequence:
-            for result in sequence.stream(updates):
-                results.append(result)
-                if result.index in drops:
-                    pending.append(repr(client).split()[-2])
-                    proxy.drop()
-        counts = assert_same(results, rig.uninterrupted(model, updates))
-    recoveries = sequence.num_recoveries
-    tell(counts, recoveries=recoveries, pending=pending)
-    assert recoveries >= 3
+
+    def stream(proxy: FaultyProxy) -> None:
+        results, pending = [], []
+        with InferenceClient(proxy.endpoint, model, timeout=30) as client:
+            with client.sequence(replay=True) as sequence:
+                for result in sequence.stream(updates):
+                    results.append(result)
+                    if result.index in drops:
+                        pending.append(repr(client).split()[-2])
+                        proxy.drop()
+            counts = assert_same(results, rig.uninterrupted(model, updates))
+        recoveries = sequence.num_recoveries
+        tell(counts, recoveries=recoveries, pending=pending)
+        assert recoveries >= 3
+
+    on_resets(model, stream)
 
 
 @pytest.mark.parametrize("model", ["stream", "several"])
 def test_a_reset_in_the_middle_of_a_recovery_is_recovered_from_too(
-    rig, resetting_proxy, model, make_updates, assert_same, tell
+    rig, on_resets, model, make_updates, assert_same, tell
 ) -> None:
     """What the server began in the recovery must not keep its only place."""
-    proxy = resetting_proxy(model)
-    draw = random.Random(0)
     updates = make_updates(model, 100)
     expected = rig.uninterrupted(model, updates)
+    gaps = iter(np.random.default_rng(0).uniform(0.002, 0.02, 30))
     counts: Counter[str] = Counter()
     recoveries: Counter[int] = Counter()
-    for _ in range(30):
-        gap, results = draw.uniform(0.002, 0.02), []
-        with (
-            InferenceClient(proxy.endpoint, model, timeout=30) as client,
-            client.sequence(replay=True) as sequence,
-        ):
-            for result in sequence.stream(updates):
-                results.append(result)
-                if result.index == 40:
-                    proxy.drop()
-                    time.sleep(gap)
-                    proxy.drop()
-        counts += assert_same(results, expected)
-        recoveries[sequence.num_recoveries] += 1
+
+    def stream_all(proxy: FaultyProxy) -> None:
+        for gap in gaps:
+            results = []
+            with (
+                InferenceClient(proxy.endpoint, model, timeout=30) as client,
+                client.sequence(replay=True) as sequence,
+            ):
+                for result in sequence.stream(updates):
+                    results.append(result)
+                    if result.index == 40:
+                        proxy.drop()
+                        time.sleep(gap)
+                        proxy.drop()
+            counts.update(assert_same(results, expected))
+            recoveries[sequence.num_recoveries] += 1
+
+    on_resets(model, stream_all)
     tell(counts, recoveries)
-    assert counts == {"equal": 3000}
+    # Where Triton has crashed, one of the streams is missing.
+    assert counts == {"equal": 100 * sum(recoveries.values())}
+    assert sum(recoveries.values()) >= 28
 
 
 def test_a_stream_outlives_a_network_that_is_gone_for_a_while(
-    rig, resetting_proxy, make_updates, assert_same, tell
+    rig, proxy_of_its_own, make_updates, assert_same, tell
 ) -> None:
-    proxy = resetting_proxy("stream")
+    proxy = proxy_of_its_own
     updates = make_updates("stream", 300)
     back = threading.Timer(3, lambda: proxy.refuse(False))
     results = []
@@ -187,9 +218,9 @@ def test_a_stream_outlives_a_network_that_is_gone_for_a_while(
 
 
 def test_a_reset_without_replay_is_told_and_the_client_goes_on(
-    resetting_proxy, outcomes, tell
+    proxy_of_its_own, outcomes, tell
 ) -> None:
-    proxy = resetting_proxy("stream")
+    proxy = proxy_of_its_own
     with InferenceClient(proxy.endpoint, "stream", timeout=20) as client:
         sequence = client.sequence(3, max_in_flight=100)
         sequence.send(UPDATE).result(10)
