@@ -176,6 +176,16 @@ def test_streaming_layers_take_part(repository) -> None:
     assert '"replay_updates":null' in parameter
 
 
+def test_a_stream_that_cannot_be_run_here_is_told(streamed, caplog) -> None:
+    streamed.repository.models["network"].config.execute_on(Platform.PYTHON)
+    streamed.export_version(None, verify=False)
+    assert not caplog.text
+    streamed.export_version(None)
+    assert "'ensemble' was not compared with what it computes" in caplog.text
+    with pytest.raises(UnsupportedExport, match="ONNX models only"):
+        streamed.export_version(None, verify=True)
+
+
 def test_what_does_not_stream_cannot_be_verified(repository) -> None:
     network = add_network(repository, "network", ["b", 2, 16])
     ensemble = repository.add("ensemble", Platform.ENSEMBLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,8 @@ from hermes.quiver.streaming import (
 from hermes.quiver.streaming._layers import add_layer
 
 __all__ = ("Ensemble",)
+
+_log = logging.getLogger(__name__)
 
 
 class Ensemble(Model):
@@ -372,6 +375,12 @@ class Ensemble(Model):
         models = self.repository.models
         streams = _parameters.compose(config, models) is not None
         if not required and not (streams and can_run(config, models)):
+            if streams:
+                _log.warning(
+                    "ensemble %r was not compared with what it computes"
+                    " offline: that takes ONNX models",
+                    self.name,
+                )
             return
         verify = load_if_there("hermes.quiver.verify", required=required)
         if verify is not None:
