@@ -47,7 +47,7 @@ def triton_image() -> Path:
 def kubernetes_build() -> Path:
     """A folder with the programs of a Kubernetes control plane.
 
-    In CI they may be being built still: the script waits for that.
+    They are built now where `scripts/test` has not done so.
     """
     folder = _cache() / "kubernetes"
     script = Path(__file__).parent / "scripts" / "testing" / "kubernetes.sh"

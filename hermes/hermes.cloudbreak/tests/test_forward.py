@@ -10,6 +10,7 @@ import resource
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -152,8 +153,8 @@ def test_a_port_that_nobody_listens_on_ends_the_connection() -> None:
     wait_until_idle()
 
 
-@pytest.mark.parametrize("error", [CloudUnavailable("gone"), OSError("gone")])
-def test_a_pod_that_is_gone_is_reached_when_it_is_back(error) -> None:
+def failing_first(error: Exception) -> Callable[[int], Pod]:
+    """Open the port of a pod, but not at the first try."""
     answers = iter([error, Pod(80)])
 
     def open_port(_port: int) -> Pod:
@@ -162,6 +163,12 @@ def test_a_pod_that_is_gone_is_reached_when_it_is_back(error) -> None:
             raise answer
         return answer
 
+    return open_port
+
+
+@pytest.mark.parametrize("error", [CloudUnavailable("gone"), OSError("gone")])
+def test_a_pod_that_is_gone_is_reached_when_it_is_back(error) -> None:
+    open_port = failing_first(error)
     with Forwarder(open_port, {"http": 80}) as forwarder:
         with connect(forwarder.addresses["http"]) as client:
             assert client.recv(1) == b""
@@ -224,14 +231,7 @@ def test_a_lack_of_files_is_lived_through() -> None:
 
 
 def test_why_a_connection_is_refused_is_known_when_it_ends() -> None:
-    answers = iter([Refused("403 no right"), Pod(80)])
-
-    def open_port(_port: int) -> Pod:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
+    open_port = failing_first(Refused("403 no right"))
     with Forwarder(open_port, {"http": 80}) as forwarder:
         with connect(forwarder.addresses["http"]) as client:
             assert client.recv(1) == b""

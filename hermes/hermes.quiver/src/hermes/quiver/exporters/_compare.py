@@ -12,7 +12,7 @@ from hermes.quiver import dtypes
 from hermes.quiver.errors import VerificationFailed
 from hermes.quiver.exporters._types import Arrays, Artifact, Session
 
-__all__ = ("compare",)
+__all__ = ("compare", "differences", "place_of_worst")
 
 # Largest difference allowed, relative to the largest output: the artifact
 # sums in another order than the framework. What is summed may be larger than
@@ -77,20 +77,11 @@ def _compare(
         raise VerificationFailed(msg)
     if actual.size == 0:
         return
-    ours, theirs = actual.astype(np.float64), expected.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        difference = np.asarray(np.abs(ours - theirs))
-    # What is infinite or NaN on one side only stays so here, and fails below.
-    difference[(ours == theirs) | (np.isnan(ours) & np.isnan(theirs))] = 0
-    finite = np.abs(theirs[np.isfinite(theirs)])
     tolerance, least = _TOLERANCE.get(expected.dtype, (0.0, 0.0))
-    allowed = tolerance * float(np.max(finite, initial=least))
+    difference, largest = differences(actual, expected, least)
+    allowed = tolerance * largest
     if not (difference <= allowed).all():
-        worst = np.unravel_index(
-            int(np.argmax(np.nan_to_num(difference, nan=np.inf))),
-            difference.shape,
-        )
-        where = tuple(map(int, worst))
+        where = place_of_worst(difference)
         batch = f" at batch {len(actual)}" if actual.ndim else ""
         msg = (
             f"output {name!r}{batch}: the artifact gives {actual[where]}, the"
@@ -100,3 +91,32 @@ def _compare(
             " it unchecked"
         )
         raise VerificationFailed(msg)
+
+
+def differences(
+    actual: npt.NDArray[Any], expected: npt.NDArray[Any], least: float
+) -> tuple[npt.NDArray[np.float64], float]:
+    """How much two arrays differ, and what that is to be measured by.
+
+    Args:
+        actual: One.
+        expected: The other.
+        least: The smallest measure.
+
+    Returns:
+        The absolute differences; infinite or NaN where only one of both is.
+        And the largest of the finite expected values, at least ``least``.
+    """
+    ours, theirs = actual.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        difference = np.asarray(np.abs(ours - theirs))
+    # What is infinite or NaN on one side only stays so.
+    difference[(ours == theirs) | (np.isnan(ours) & np.isnan(theirs))] = 0
+    finite = np.abs(theirs[np.isfinite(theirs)])
+    return difference, float(np.max(finite, initial=least))
+
+
+def place_of_worst(difference: npt.NDArray[np.float64]) -> tuple[int, ...]:
+    """Index of the largest difference; NaN is larger than any."""
+    worst = int(np.argmax(np.nan_to_num(difference, nan=np.inf)))
+    return tuple(map(int, np.unravel_index(worst, difference.shape)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
 from hermes.quiver.errors import VerificationFailed
+from hermes.quiver.exporters._compare import differences, place_of_worst
 from hermes.quiver.exporters._precision import LowerPrecision
 from hermes.quiver.exporters._types import Arrays, Session
 
@@ -25,7 +28,7 @@ def check(
     model: onnx.ModelProto,
     lowered: LowerPrecision,
     precision: str,
-    arrays: Arrays,
+    samples: Iterable[Arrays],
     open_session: Callable[[bytes], Session],
 ) -> None:
     """Run both graphs on the same inputs.
@@ -34,7 +37,7 @@ def check(
         model: The graph in float32.
         lowered: The same in lower precision.
         precision: Its name.
-        arrays: The inputs.
+        samples: The inputs; both graphs run on each of them.
         open_session: Loads a graph.
 
     Raises:
@@ -42,26 +45,34 @@ def check(
             explains, with the node that leaves its range if one does.
     """
     names = [output.name for output in model.graph.output]
-    before = open_session(model.SerializeToString())(names, arrays)
-    after = open_session(lowered.emulation.SerializeToString())(names, arrays)
-    for name, expected, actual in zip(names, before, after, strict=True):
-        wanted, found = (a.astype(np.float64) for a in (expected, actual))
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(wanted - found)
-        same = (wanted == found) | (np.isnan(wanted) & np.isnan(found))
-        difference[same] = 0
-        finite = np.abs(wanted[np.isfinite(wanted)])
-        allowed = _TOLERANCE[precision] * max(1.0, np.max(finite, initial=0))
-        if not (difference <= allowed).all():
-            overflow = _overflow(lowered, precision, arrays, open_session)
-            worst = int(np.argmax(np.nan_to_num(difference, nan=np.inf)))
-            where = tuple(map(int, np.unravel_index(worst, found.shape)))
-            msg = overflow or (
-                f"in {precision} output {name!r} is {found[where]:.6g} at"
-                f" {where}, in fp32 {wanted[where]:.6g} (allowed difference"
-                f" {allowed:.3g}); {_CURE}"
-            )
-            raise VerificationFailed(msg)
+    before = open_session(model.SerializeToString())
+    after = open_session(lowered.emulation.SerializeToString())
+    for arrays in samples:
+        pairs = zip(before(names, arrays), after(names, arrays), strict=True)
+        for name, (expected, actual) in zip(names, pairs, strict=True):
+            what = _excess(name, precision, actual, expected)
+            if what is not None:
+                overflow = _overflow(lowered, precision, arrays, open_session)
+                raise VerificationFailed(overflow or what)
+
+
+def _excess(
+    name: str,
+    precision: str,
+    actual: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+) -> str | None:
+    """Say where an output differs by more than the precision explains."""
+    difference, largest = differences(actual, expected, least=1.0)
+    allowed = _TOLERANCE[precision] * largest
+    if (difference <= allowed).all():
+        return None
+    where = place_of_worst(difference)
+    return (
+        f"in {precision} output {name!r} is {float(actual[where]):.6g} at"
+        f" {where}, in fp32 {float(expected[where]):.6g} (allowed difference"
+        f" {allowed:.3g}); {_CURE}"
+    )
 
 
 def _overflow(

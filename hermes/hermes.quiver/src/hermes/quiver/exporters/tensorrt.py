@@ -114,10 +114,13 @@ def _in_precision(
         runtime = load_if_there(source.runtime, required=verify is True)
         if runtime is not None:
             samples = source.samples or _samples(source, profile)
-            for arrays in (samples, *source.others):
-                check(
-                    model, lowered, options.type, arrays, runtime.open_session
-                )
+            check(
+                model,
+                lowered,
+                options.type,
+                (samples, *source.others),
+                runtime.open_session,
+            )
     return lowered.graph.SerializeToString()
 
 
