@@ -24,6 +24,8 @@ def main() -> None:
         pid = os.fork()
         if not pid:
             os.close(go)
+            # Only now: an interrupt inside os.fork() would be dropped.
+            print(os.getpid(), flush=True)
             os.read(ready, 1)
             try:
                 run(line.strip())
@@ -34,7 +36,6 @@ def main() -> None:
                 os._exit(1)
             os._exit(0)
         os.close(ready)
-        print(pid, flush=True)
         sys.stdin.readline()  # it is known now
         os.write(go, b"x")
         _, status = os.waitpid(pid, 0)
