@@ -18,6 +18,7 @@ import pytest
 import sshd
 
 from hermes.cloudbreak import errors
+from hermes.cloudbreak._remote import GRACE
 from hermes.cloudbreak.ssh import Host, Hosts, public_key
 
 
@@ -69,14 +70,13 @@ def test_a_time_limit_ends_what_runs_there(hosts: Hosts) -> None:
 
 
 def test_what_is_polite_ends_at_once_and_is_heard(hosts: Hosts) -> None:
-    started = time.monotonic()
     results = hosts.run(
         "trap 'echo bye; exit' TERM; sleep 600 & wait",
-        timeout=0.5,
+        timeout=2,
         check=False,
     )
     assert {each.stdout for each in results.values()} == {"bye\n"}
-    assert time.monotonic() - started < 4
+    assert max(each.duration for each in results.values()) < 2 + GRACE
 
 
 def test_output_is_bounded_and_streamed_whole(hosts: Hosts) -> None:
