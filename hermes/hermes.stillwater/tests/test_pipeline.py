@@ -70,12 +70,15 @@ def test_packages_come_in_order_and_a_pipeline_runs_again() -> None:
 
 def test_nothing_has_a_name_in_the_file_system() -> None:
     with stages.Silent() >> stages.forward:
-        processes = [psutil.Process(), *psutil.Process().children()]
-        assert len(processes) >= 3
-        time.sleep(0.7)
-        maps = [Path(f"/proc/{p.pid}/maps").read_text() for p in processes]
-    assert any("memfd:hermes-channel" in text for text in maps[1:])
-    assert not any("/dev/shm" in text for text in maps[1:])  # noqa: S108
+        processes = psutil.Process().children()
+        assert len(processes) >= 2
+        deadline = time.monotonic() + 30
+        maps = [""]
+        while not any("memfd:hermes-channel" in text for text in maps):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            maps = [Path(f"/proc/{p.pid}/maps").read_text() for p in processes]
+    assert not any("/dev/shm" in text for text in maps)  # noqa: S108
 
 
 def test_statistics_tell_what_was_done() -> None:
@@ -90,7 +93,7 @@ def test_statistics_tell_what_was_done() -> None:
     assert slow.num_sent == 25
     assert slow.queue_size == 0
     assert 0.5 < slow.busy <= 1
-    assert 40 < slow.rate < 100
+    assert 10 < slow.rate < 100
 
 
 def test_all_kinds_of_stages_give_what_they_should(tmp_path: Path) -> None:
