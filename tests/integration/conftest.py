@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,8 @@ import pytest
 
 from hermes.aeriel.client import InferenceClient, StreamResult
 from hermes.aeriel.serve import Server, serve
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 KERNEL_SIZE, STRIDE = 32, 8
 # A state that every update and their order decide, in integers that float32

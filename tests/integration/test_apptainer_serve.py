@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import psutil
 import pytest
-from onnx import TensorProto, helper
+from scaling import write_model
 
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.errors import (
@@ -37,30 +36,6 @@ VALUES = {
     "EMPTY": "",
     "COMMAS": "a,b:c",
 }
-
-
-def write_model(root: Path, name: str = "double", words: str = "") -> Path:
-    def row(tensor: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [4])
-
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        name,
-        [row("x")],
-        [row("y")],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    (root / name / "1").mkdir(parents=True)
-    onnx.save(model, root / name / "1" / "model.onnx")
-    (root / name / "config.pbtxt").write_text(
-        'platform: "onnxruntime_onnx" '
-        'input { name: "x" data_type: TYPE_FP32 dims: [4] } '
-        'output { name: "y" data_type: TYPE_FP32 dims: [4] } '
-        f"instance_group {{ count: 1 kind: KIND_CPU }} {words}"
-    )
-    return root
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import psutil
 import pytest
-from onnx import TensorProto, helper
+from scaling import write_model
 
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.errors import (
@@ -43,31 +42,6 @@ with serve(sys.argv[1], free_ports=True) as server:
           server.endpoint.metrics, flush=True)
     sys.stdin.readline()
 """
-
-
-def write_model(root: Path, name: str, factor: float = 2.0) -> Path:
-    def row(tensor: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(tensor, TensorProto.FLOAT, [4])
-
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "factor"], ["y"])],
-        name,
-        [row("x")],
-        [row("y")],
-        [helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    (root / name / "1").mkdir(parents=True)
-    onnx.save(model, root / name / "1" / "model.onnx")
-    (root / name / "config.pbtxt").write_text(
-        'platform: "onnxruntime_onnx" '
-        'input { name: "x" data_type: TYPE_FP32 dims: [4] } '
-        'output { name: "y" data_type: TYPE_FP32 dims: [4] } '
-        "instance_group { count: 1 kind: KIND_CPU }"
-    )
-    return root
 
 
 def predict(server: Server, model: str) -> list[float]:

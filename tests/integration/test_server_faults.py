@@ -18,10 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-import onnx
 import psutil
 import pytest
-from onnx import TensorProto, helper
+from scaling import write_model
 
 NUM_MOMENTS = int(os.environ.get("HERMES_FAULT_MOMENTS", "8"))
 AT_ONCE = 4
@@ -61,25 +60,7 @@ def write_scratch(root: Path) -> Path:
     """A repository, and a home for an ordinary user."""
     (root / "home").mkdir()
     (root / "home").chmod(0o777)
-    row = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        "double",
-        [row("x", TensorProto.FLOAT, [4])],
-        [row("y", TensorProto.FLOAT, [4])],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    version = root / "models" / "double" / "1"
-    version.mkdir(parents=True)
-    onnx.save(model, version / "model.onnx")
-    (version.parent / "config.pbtxt").write_text(
-        'platform: "onnxruntime_onnx" '
-        'input { name: "x" data_type: TYPE_FP32 dims: [4] } '
-        'output { name: "y" data_type: TYPE_FP32 dims: [4] } '
-        "instance_group { count: 1 kind: KIND_CPU }"
-    )
+    write_model(root / "models")
     return root
 
 

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
+from scaling import write_model
 
 from hermes.aeriel.client import InferenceClient
 from hermes.aeriel.endpoint import Endpoint
@@ -27,26 +26,7 @@ X = np.arange(4, dtype=np.float32)
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    row = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        "double",
-        [row("x", TensorProto.FLOAT, [4])],
-        [row("y", TensorProto.FLOAT, [4])],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    folder = tmp_path / "my models" / "double"
-    (folder / "1").mkdir(parents=True)
-    onnx.save(model, folder / "1" / "model.onnx")
-    (folder / "config.pbtxt").write_text(
-        'platform: "onnxruntime_onnx" '
-        'input { name: "x" data_type: TYPE_FP32 dims: [4] } '
-        'output { name: "y" data_type: TYPE_FP32 dims: [4] } '
-        "instance_group { count: 1 kind: KIND_CPU }"
-    )
-    return folder.parent
+    return write_model(tmp_path / "my models")
 
 
 @pytest.mark.parametrize(

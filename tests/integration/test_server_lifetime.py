@@ -10,10 +10,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import psutil
 import pytest
-from onnx import TensorProto, helper
+from scaling import write_model
 
 from hermes.aeriel.errors import ServerDied, ServerStopped
 from hermes.aeriel.serve import Server, serve
@@ -59,25 +58,7 @@ if moment == "raising":
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    shape = ["batch", 4]
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        "double",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    (root / "double" / "1").mkdir(parents=True)
-    onnx.save(model, root / "double" / "1" / "model.onnx")
-    (root / "double" / "config.pbtxt").write_text(
-        'platform: "onnxruntime_onnx" max_batch_size: 4 '
-        'input { name: "x" data_type: TYPE_FP32 dims: [4] } '
-        'output { name: "y" data_type: TYPE_FP32 dims: [4] } '
-        "instance_group { count: 1 kind: KIND_CPU }"
-    )
-    return root
+    return write_model(root, config="max_batch_size: 4")
 
 
 class Traces:

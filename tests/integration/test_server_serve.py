@@ -8,10 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import psutil
 import pytest
-from onnx import TensorProto, helper
+from scaling import write_model
 
 from hermes.aeriel.errors import (
     PortTaken,
@@ -26,27 +25,6 @@ from hermes.aeriel.serve._manifest import MANIFEST
 from hermes.aeriel.serve._runtimes import ManagedRuntime, find_runtime
 
 pytestmark = pytest.mark.triton
-
-
-def write_model(root: Path, name: str = "double") -> Path:
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        name,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-    (root / name / "1").mkdir(parents=True)
-    onnx.save(model, root / name / "1" / "model.onnx")
-    (root / name / "config.pbtxt").write_text(
-        'platform: "onnxruntime_onnx" '
-        'input { name: "x" data_type: TYPE_FP32 dims: [4] } '
-        'output { name: "y" data_type: TYPE_FP32 dims: [4] } '
-        "instance_group { count: 1 kind: KIND_CPU }"
-    )
-    return root
 
 
 @pytest.fixture
