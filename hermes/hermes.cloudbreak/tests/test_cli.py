@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hermes.cloudbreak import _commands
-from hermes.cloudbreak._planfile import read_plan
-from hermes.cloudbreak._together import Together
+from hermes.cloudbreak._planfile import read_plan, read_run
+from hermes.cloudbreak._together import Together, make_clouds
 from hermes.cloudbreak.clouds.google._accesses import Accesses
 from hermes.cloudbreak.errors import CloudUnavailable, InvalidSpec, Refused
 from hermes.cloudbreak.labels import Stamp
@@ -204,7 +204,7 @@ def test_an_empty_table_names_a_cloud_too(
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(KUBECONFIG)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    clouds = _commands.make_clouds(read_plan({"run": "night", table: {}}))
+    clouds = make_clouds(read_plan({"run": "night", table: {}}))
     kinds = {Kind.DEPLOYMENT}
     assert set(clouds) == (set(Kind) - kinds if table == "google" else kinds)
     Together(clouds).close()
@@ -277,6 +277,77 @@ def test_reap_leaves_what_others_have_unless_it_is_told(
     assert setting.run("reap", "--all-owners", *old) == 0
     assert "1 resources of everybody" in capsys.readouterr().out
     assert setting.cloud.resources == ()
+
+
+# What somebody may have written into a file before its run is looked for.
+TROUBLES = [
+    ('image = "a"\nimagee = "b"', "[[vm]] reader knows no imagee: did you"),
+    ("num_vms = 0", "num_vms=0 of reader: give a number from 1"),
+    ("[[node_pools]]\nname = 'a'", "the file knows no node_pools: did you m"),
+    ("[[cluster]]\nzones = []", "[[cluster]] has no name"),
+    ("[[vm]]\nname = 'reader'\nzones = ['us-central1-a']", "is there twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), TROUBLES)
+def test_what_is_wrong_in_a_resource_does_not_keep_what_costs_money(
+    setting: Setting, text: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert setting.run("up", "--yes") == 0
+    setting.file.write_text(f"{FILE}{text}")
+    for command in ("plan", "up"):
+        capsys.readouterr()
+        assert setting.run(command) == 1
+        assert message in capsys.readouterr().err
+    for words in (["status"], ["logs"], ["reap", "--dry-run"]):
+        capsys.readouterr()
+        assert setting.run(*words) == 0
+        said = capsys.readouterr()
+        (line,) = [each for each in said.err.splitlines() if message in each]
+        assert line.startswith(f"hermes-cloud: {setting.file}: ")
+        assert line.endswith("(not needed here; `up` would refuse it)")
+    assert setting.run("down", "--yes") == 0
+    assert "down: 3 resources of run night" in capsys.readouterr().out
+    assert setting.cloud.resources == ()
+
+
+@pytest.mark.parametrize("wrong", ['lifetime = "1 hour"', 'timeout = "0s"'])
+def test_what_is_there_is_found_without_its_durations(
+    setting: Setting, wrong: str
+) -> None:
+    setting.run("up", "--yes")
+    text = setting.file.read_text().replace('lifetime = "1h"', wrong)
+    setting.file.write_text(text)
+    assert setting.run("up", "--yes") == 1
+    assert setting.run("down", "--yes") == 0
+    assert setting.cloud.resources == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('onwer = "bob"', "the file knows no onwer: did you mean owner?"),
+        ("[gogle]", "the file knows no gogle: did you mean google?"),
+        ("[google]\nprojekt = 'a'", "[google] knows no projekt"),
+    ],
+)
+@pytest.mark.parametrize("command", ["down", "status", "reap"])
+def test_what_says_whose_run_it_is_and_where_has_to_be_right(
+    setting: Setting,
+    command: str,
+    text: str,
+    message: str,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    setting.file.write_text(f'run = "night"\n{text}\n')
+    assert setting.run(command) == 1
+    assert message in capsys.readouterr().err
+    assert setting.cloud.calls == []
+
+
+def test_a_table_that_cannot_be_read_names_its_cloud_all_the_same() -> None:
+    content = {"run": "night", "vm": [{"nmae": "a"}], "triton": [{}]}
+    assert read_run(content).kinds == {Kind.VM, Kind.DEPLOYMENT}
 
 
 @pytest.mark.parametrize("command", ["down", "reap"])
@@ -415,14 +486,14 @@ def test_the_clouds_of_a_file_are_reached_as_it_says(tmp_path: Path) -> None:
         "google": {"credentials": str(make_key_file(tmp_path))},
         "kubernetes": {"kubeconfig": str(kubeconfig), "namespace": "mine"},
     }
-    clouds = _commands.make_clouds(read_plan(content))
+    clouds = make_clouds(read_plan(content))
     assert set(clouds) == set(Kind)
     assert clouds[Kind.CLUSTER] is clouds[Kind.NODE_POOL]
     # Pools of GPUs are up when their drivers are.
     assert isinstance(clouds[Kind.NODE_POOL]._nodes, Accesses)
     assert "project of-the-key" in repr(clouds[Kind.VM])
     del content["google"]
-    few = _commands.make_clouds(read_plan(content))
+    few = make_clouds(read_plan(content))
     assert set(few) == {Kind.DEPLOYMENT}
     for each in (clouds, few):
         Together(each).close()

@@ -69,7 +69,9 @@ def test_up_status_logs_down_and_reap(
     assert len(compute.names) == 5
     assert "num_vms 4 -> 6" in run("up", "--yes")
     assert len(compute.names) == 7
+    file.write_text(FILE.replace("num_vms = 4", "num_vms = 0"))
     assert "down: 2 resources" in run("down", "--yes")
+    file.write_text(FILE)
     assert compute.names == []
     run("up", "--yes")
     assert "deleted VM writer" in run("reap", "--older-than", "0s", "--yes")

@@ -5,11 +5,17 @@ import signal
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hermes.cloudbreak._planfile import KINDS, Plan, read_plan, rows, seconds
+from hermes.cloudbreak._planfile import (
+    Plan,
+    read_plan,
+    read_run,
+    rows,
+    seconds,
+)
 from hermes.cloudbreak._screen import (
     ask,
     fail,
@@ -20,7 +26,12 @@ from hermes.cloudbreak._screen import (
     table_of,
     tell_notes,
 )
-from hermes.cloudbreak._together import Together, raise_first, try_each
+from hermes.cloudbreak._together import (
+    Together,
+    make_clouds,
+    raise_first,
+    try_each,
+)
 from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import (
     AlreadyThere,
@@ -34,7 +45,7 @@ from hermes.cloudbreak.reconciler import Reconciler
 from hermes.cloudbreak.specs import Key, Kind, Observed
 from hermes.cloudbreak.waiting import Clock
 
-__all__ = ("MakeClouds", "make_clouds", "run")
+__all__ = ("MakeClouds", "run")
 
 # What has the resources of a plan: which cloud has which kind.
 MakeClouds = Callable[[Plan], Mapping[Kind, Cloud]]
@@ -89,56 +100,6 @@ def run(
         show()
         return 2
     return int(code or 0)
-
-
-def make_clouds(plan: Plan) -> dict[Kind, Cloud]:
-    """Reach the clouds of a plan: those of its resources and of its settings.
-
-    Raises:
-        InvalidSpec: If it names none.
-        CloudbreakError: If there are no credentials for one.
-    """
-    wanted = {each.settings for each in KINDS.values()}
-    named = {
-        each.settings for each in KINDS.values() if each.kind in plan.kinds
-    }
-    named |= wanted & plan.settings.keys()
-    if not named:
-        raise InvalidSpec(
-            "the file names no cloud: write [google] or [kubernetes]"
-        )
-    clouds: dict[Kind, Cloud] = {}
-    if "google" in named:
-        clouds |= _make_google(plan.settings.get("google", {}))
-    if "kubernetes" in named:
-        clouds |= _make_kubernetes(plan.settings.get("kubernetes", {}))
-    return clouds
-
-
-def _make_google(settings: Mapping[str, str]) -> dict[Kind, Cloud]:
-    from hermes.cloudbreak.clouds import google  # noqa: PLC0415
-    from hermes.cloudbreak.clouds.google._accesses import (  # noqa: PLC0415
-        Accesses,
-    )
-
-    project, credentials = settings.get("project", ""), None
-    if "credentials" in settings:
-        credentials = str(Path(settings["credentials"]).expanduser())
-    gke = google.GKECloud(project, credentials=credentials, nodes=Accesses())
-    vms = google.ComputeCloud(project, credentials)
-    return {Kind.CLUSTER: gke, Kind.NODE_POOL: gke, Kind.VM: vms}
-
-
-def _make_kubernetes(settings: Mapping[str, str]) -> dict[Kind, Cloud]:
-    from hermes.cloudbreak._access import Access  # noqa: PLC0415
-    from hermes.cloudbreak._deployments import Deployments  # noqa: PLC0415
-
-    access = Access.from_kubeconfig(
-        settings.get("kubeconfig"),
-        settings.get("context"),
-        settings.get("namespace"),
-    )
-    return {Kind.DEPLOYMENT: Deployments(access)}
 
 
 @app.command()
@@ -204,7 +165,7 @@ def down(
     context: typer.Context, file: File = _HERE, *, yes: Yes = False
 ) -> None:
     """Delete everything of the file's run, and wait until it is gone."""
-    wanted = _read(file)
+    wanted = _read_run(file)
     with _clouds(context, wanted) as (cloud, clock):
         stamp = wanted.stamp(clock.today())
 
@@ -228,7 +189,7 @@ def status(
     ] = False,
 ) -> None:
     """Show what is there."""
-    wanted = _read(file)
+    wanted = _read_run(file)
     with _clouds(context, wanted) as (cloud, _):
         if everything:
             show(cloud.observe(None))
@@ -256,7 +217,7 @@ def reap_command(
 ) -> None:
     """Delete what is past its lifetime, whatever run it is of."""
     age = seconds(older_than) if older_than else None
-    wanted = _read(file)
+    wanted = _read_run(file)
     if owner and all_owners:
         raise InvalidSpec("--owner and --all-owners: give one of them")
     whose = None if all_owners else owner or wanted.owner
@@ -286,7 +247,7 @@ def logs(
     ] = "",
 ) -> None:
     """Show what the programs of the file's run have written."""
-    wanted = _read(file)
+    wanted = _read_run(file)
     with _clouds(context, wanted) as (cloud, _):
         keys = [
             each.key
@@ -316,15 +277,25 @@ def _show_logs(cloud: Together, key: Key, *, is_only: bool) -> None:
             typer.echo(f"{each}: {line}")
 
 
-def _read(file: Path) -> Plan:
+def _read(
+    file: Path, read: Callable[[Mapping[str, Any]], Plan] = read_plan
+) -> Plan:
     try:
-        return read_plan(tomllib.loads(file.read_text()))
+        return read(tomllib.loads(file.read_text()))
     except FileNotFoundError as error:
         raise InvalidSpec(f"there is no file {file}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"{file} is no TOML: {error}") from error
     except InvalidSpec as error:
         raise InvalidSpec(f"{file}: {error}") from error
+
+
+def _read_run(file: Path) -> Plan:
+    """Read whose run it is, and where, whatever else is wrong."""
+    found = _read(file, read_run)
+    for each in found.troubles:
+        fail(f"{file}: {each} (not needed here; `up` would refuse it)")
+    return found
 
 
 @contextlib.contextmanager

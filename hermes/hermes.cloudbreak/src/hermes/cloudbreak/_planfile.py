@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import difflib
 import importlib
 import re
-import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
+from hermes.cloudbreak._fields import check_keys, convert
 from hermes.cloudbreak._settings import differences, say_changes
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.reconcile import Fail, Update, diff
 from hermes.cloudbreak.specs import Key, Kind, Observed, Spec
 
-__all__ = ("KINDS", "Form", "Plan", "Row", "read_plan", "rows", "seconds")
+__all__ = (
+    "KINDS",
+    "Form",
+    "Plan",
+    "Row",
+    "read_plan",
+    "read_run",
+    "rows",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ class Form:
     settings: str
 
 
-# To add a kind is to add a line here, and its cloud in `_commands`.
+# To add a kind is to add a line here, and its cloud in `_together`.
 _GOOGLE = "hermes.cloudbreak.clouds.google"
 KINDS: Mapping[str, Form] = {
     "cluster": Form(Kind.CLUSTER, f"{_GOOGLE}:Cluster", "google"),
@@ -52,7 +68,9 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "google": ("credentials", "project"),
     "kubernetes": ("context", "kubeconfig", "namespace"),
 }
-_TOP = ("lifetime", "owner", "run", "timeout")
+_USUAL = {"lifetime": "24h", "timeout": "30m"}
+_TOP = (*_USUAL, "owner", "run")
+_KNOWN = (*_TOP, *KINDS, *_SETTINGS)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
@@ -68,6 +86,9 @@ class Plan:
         timeout: Seconds until they have to be ready.
         specs: What is wanted.
         settings: Where, by cloud.
+        kinds: Kinds of resources that it has tables of.
+        troubles: What is wrong with it beyond that. What of it can be read is
+            here all the same.
     """
 
     run: str
@@ -76,15 +97,12 @@ class Plan:
     timeout: float
     specs: tuple[Spec, ...]
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    kinds: frozenset[Kind] = frozenset()
+    troubles: tuple[InvalidSpec, ...] = ()
 
     def stamp(self, today: float) -> Stamp:
         """Give what its resources are labelled with."""
         return Stamp.make(self.owner, self.run, today + self.lifetime)
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        """Kinds of resources that are in it."""
-        return frozenset(each.key.kind for each in self.specs)
 
 
 @dataclass(frozen=True)
@@ -125,30 +143,49 @@ def read_plan(content: Mapping[str, Any]) -> Plan:
         InvalidSpec: If something in it is unknown, missing or wrong; it says
             where.
     """
-    _check_keys(content, (*_TOP, *KINDS, *_SETTINGS), "the file")
+    plan = read_run(content)
+    if plan.troubles:
+        raise plan.troubles[0]
+    return plan
+
+
+def read_run(content: Mapping[str, Any]) -> Plan:
+    """Read which run it is, and where; of the rest, what can be read.
+
+    Who looks for what is there, or deletes it, needs no more: an error in the
+    description of a resource must not keep another one, which costs money.
+
+    Raises:
+        InvalidSpec: If what says which run it is, or where, is unknown,
+            missing or wrong.
+    """
+    lists = {k: v for k, v in content.items() if isinstance(v, list)}
+    others = {k: v for k, v in content.items() if k not in lists}
+    check_keys(others, _KNOWN, "the file")
     if not content.get("run"):
         raise InvalidSpec(
             'the file has no run: write run = "a-name", by which its '
             "resources are found again"
         )
     stamp = Stamp.make(content.get("owner"), str(content["run"]), 0)
-    specs = tuple(
-        _read_spec(name, table)
-        for name in KINDS
-        for table in _tables(content, name)
-    )
-    _check_specs(specs)
+    settings = {
+        name: _read_settings(name, content)
+        for name in _SETTINGS
+        if name in content
+    }
+    troubles: list[InvalidSpec] = []
+    for name in lists:
+        with _keep(troubles):
+            check_keys([name], _KNOWN, "the file")
     return Plan(
         stamp.run,
         stamp.owner,
-        _some_seconds(content, "lifetime", "24h"),
-        _some_seconds(content, "timeout", "30m"),
-        specs,
-        {
-            name: _read_settings(name, content)
-            for name in _SETTINGS
-            if name in content
-        },
+        _some_seconds(content, "lifetime", troubles),
+        _some_seconds(content, "timeout", troubles),
+        _read_specs(content, troubles),
+        settings,
+        frozenset(KINDS[name].kind for name in KINDS if name in content),
+        tuple(troubles),
     )
 
 
@@ -207,11 +244,39 @@ def _say(spec: Any) -> str:
     return ", ".join(said)
 
 
-def _some_seconds(content: Mapping[str, Any], name: str, usual: str) -> float:
-    text = content.get(name, usual)
-    if (found := seconds(text)) <= 0:
+@contextlib.contextmanager
+def _keep(troubles: list[InvalidSpec]) -> Iterator[None]:
+    """Keep what is wrong, and go on."""
+    try:
+        yield
+    except InvalidSpec as error:
+        troubles.append(error)
+
+
+def _some_seconds(
+    content: Mapping[str, Any], name: str, troubles: list[InvalidSpec]
+) -> float:
+    with _keep(troubles):
+        text = content.get(name, _USUAL[name])
+        if (found := seconds(text)) > 0:
+            return found
         raise InvalidSpec(f"{name}={text!r}: give more than nothing")
-    return found
+    return seconds(_USUAL[name])
+
+
+def _read_specs(
+    content: Mapping[str, Any], troubles: list[InvalidSpec]
+) -> tuple[Spec, ...]:
+    specs = []
+    for name in KINDS:
+        with _keep(troubles):
+            for table in _tables(content, name):
+                with _keep(troubles):
+                    specs.append(_read_spec(name, table))
+    if not troubles:  # else what one refers to may be what could not be read
+        with _keep(troubles):
+            _check_specs(specs)
+    return tuple(specs)
 
 
 def _tables(content: Mapping[str, Any], name: str) -> list[Any]:
@@ -227,9 +292,9 @@ def _read_settings(name: str, content: Mapping[str, Any]) -> dict[str, str]:
     settings = content[name]
     if not isinstance(settings, dict):
         raise InvalidSpec(f"{name} has to be a table: write [{name}]")
-    _check_keys(settings, _SETTINGS[name], f"[{name}]")
+    check_keys(settings, _SETTINGS[name], f"[{name}]")
     return {
-        key: _convert(str, value, f"[{name}] {key}", key != "credentials")
+        key: convert(str, value, f"[{name}] {key}", key != "credentials")
         for key, value in settings.items()
     }
 
@@ -242,14 +307,14 @@ def _read_spec(name: str, table: Mapping[str, Any]) -> Spec:
     hints = get_type_hints(make)
     fields = {f.name: f for f in dataclasses.fields(make)}  # type: ignore[arg-type]
     where = f"[[{name}]] {table.get('name', '')}".strip()
-    _check_keys(table, tuple(fields), where)
+    check_keys(table, tuple(fields), where)
     for each in fields.values():
         has_none = each.default is each.default_factory is dataclasses.MISSING
         if has_none and each.name not in table:
             raise InvalidSpec(f"{where} has no {each.name}")
     return make(
         **{
-            key: _convert(
+            key: convert(
                 hints[key], value, f"{where}: {key}", fields[key].repr
             )
             for key, value in table.items()
@@ -257,88 +322,10 @@ def _read_spec(name: str, table: Mapping[str, Any]) -> Spec:
     )
 
 
-def _check_keys(
-    table: Mapping[str, Any], known: tuple[str, ...], where: str
-) -> None:
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = (
-                f"did you mean {near[0]}?"
-                if near
-                else f"there are {', '.join(sorted(known))}"
-            )
-            raise InvalidSpec(f"{where} knows no {key}: {hint}")
-
-
-def _check_specs(specs: tuple[Spec, ...]) -> None:
+def _check_specs(specs: Sequence[Spec]) -> None:
     keys = [each.key for each in specs]
     for key in keys:
         if keys.count(key) > 1:
             raise InvalidSpec(f"{key} is there twice: give each its own name")
         if key.parent is not None and key.parent not in keys:
             raise InvalidSpec(f"{key}: there is no such cluster in the file")
-
-
-def _convert(hint: Any, value: Any, where: str, is_shown: bool) -> Any:
-    """Turn a value of TOML into one of a field.
-
-    Args:
-        hint: The type of the field.
-        value: The value.
-        where: Its name, for errors.
-        is_shown: Whether errors may say it: what is not printed elsewhere may
-            be a secret.
-    """
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in {Union, types.UnionType}:
-        return _convert_any(inner, value, where, is_shown)
-    if origin is tuple and isinstance(value, list):
-        return tuple(
-            _convert(inner[0], each, where, is_shown) for each in value
-        )
-    if origin is Mapping and isinstance(value, dict):
-        return {
-            k: _convert(inner[1], v, f"{where}.{k}", is_shown)
-            for k, v in value.items()
-        }
-    if value in inner if origin is Literal else _is_a(hint, value):
-        return value
-    given = repr(value) if is_shown else f"({_name(type(value))})"
-    raise InvalidSpec(f"{where}={given}: give {_name(hint)}")
-
-
-def _convert_any(
-    hints: Iterable[Any], value: Any, where: str, is_shown: bool
-) -> Any:
-    errors = []
-    for each in hints:
-        if each is type(None):
-            continue
-        try:
-            return _convert(each, value, where, is_shown)
-        except InvalidSpec as error:
-            errors.append(error)
-    raise errors[0]
-
-
-def _is_a(hint: Any, value: Any) -> bool:
-    if not isinstance(hint, type):
-        return False
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _name(hint: Any) -> str:
-    if get_origin(hint) is tuple or hint is list:
-        return "a list of texts"
-    if get_origin(hint) is Literal:
-        return " or ".join(repr(each) for each in get_args(hint))
-    names = {
-        bool: "true or false",
-        float: "a number",
-        int: "a whole number",
-        str: "a text",
-    }
-    return names.get(hint, "a table")

@@ -1,17 +1,19 @@
-"""Several clouds as one: each has its kinds of resources."""
+"""Several clouds as one: each has its kinds of resources, and is reached."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
+from hermes.cloudbreak._planfile import KINDS, Plan
 from hermes.cloudbreak.cloud import Cloud
 from hermes.cloudbreak.errors import CloudbreakError, InvalidSpec
 from hermes.cloudbreak.labels import Stamp
 from hermes.cloudbreak.specs import Key, Kind, Observed, Spec
 from hermes.cloudbreak.waiting import Clock
 
-__all__ = ("Together", "raise_first", "try_each")
+__all__ = ("Together", "make_clouds", "raise_first", "try_each")
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -107,6 +109,56 @@ class Together:
 
     def _each(self) -> list[Cloud]:
         return list({id(c): c for c in self._clouds.values()}.values())
+
+
+def make_clouds(plan: Plan) -> dict[Kind, Cloud]:
+    """Reach the clouds of a plan: those of its resources and of its settings.
+
+    Raises:
+        InvalidSpec: If it names none.
+        CloudbreakError: If there are no credentials for one.
+    """
+    wanted = {each.settings for each in KINDS.values()}
+    named = {
+        each.settings for each in KINDS.values() if each.kind in plan.kinds
+    }
+    named |= wanted & plan.settings.keys()
+    if not named:
+        raise InvalidSpec(
+            "the file names no cloud: write [google] or [kubernetes]"
+        )
+    clouds: dict[Kind, Cloud] = {}
+    if "google" in named:
+        clouds |= _make_google(plan.settings.get("google", {}))
+    if "kubernetes" in named:
+        clouds |= _make_kubernetes(plan.settings.get("kubernetes", {}))
+    return clouds
+
+
+def _make_google(settings: Mapping[str, str]) -> dict[Kind, Cloud]:
+    from hermes.cloudbreak.clouds import google  # noqa: PLC0415
+    from hermes.cloudbreak.clouds.google._accesses import (  # noqa: PLC0415
+        Accesses,
+    )
+
+    project, credentials = settings.get("project", ""), None
+    if "credentials" in settings:
+        credentials = str(Path(settings["credentials"]).expanduser())
+    gke = google.GKECloud(project, credentials=credentials, nodes=Accesses())
+    vms = google.ComputeCloud(project, credentials)
+    return {Kind.CLUSTER: gke, Kind.NODE_POOL: gke, Kind.VM: vms}
+
+
+def _make_kubernetes(settings: Mapping[str, str]) -> dict[Kind, Cloud]:
+    from hermes.cloudbreak._access import Access  # noqa: PLC0415
+    from hermes.cloudbreak._deployments import Deployments  # noqa: PLC0415
+
+    access = Access.from_kubeconfig(
+        settings.get("kubeconfig"),
+        settings.get("context"),
+        settings.get("namespace"),
+    )
+    return {Kind.DEPLOYMENT: Deployments(access)}
 
 
 def try_each(
