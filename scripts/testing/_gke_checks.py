@@ -83,5 +83,12 @@ def _check_config(pool: types.NodePool) -> None:
             "INVALID_ARGUMENT",
             f'Machine type with name "{config.machine_type}" does not exist.',
         )
+    if "max_run_duration" in config:
+        seconds = config.max_run_duration.total_seconds()
+        if not 30 <= seconds <= 120 * 86400:
+            raise Error(
+                "INVALID_ARGUMENT",
+                "Max run duration must be between 30 seconds and 120 days.",
+            )
     if pool.initial_node_count < 1:
         raise Error("INVALID_ARGUMENT", "initial_node_count must be positive.")

@@ -96,7 +96,9 @@ T4, L4 = "nvidia-tesla-t4", "nvidia-l4"
         ({"min_nodes": 3, "max_nodes": 2}, "the smaller first"),
         ({"min_nodes": 0, "max_nodes": 0}, "the smaller first"),
         ({"min_nodes": 2, "max_nodes": 4}, "a number from min_nodes=2 to"),
-        ({"max_run_seconds": 5}, "give at least 30, or None"),
+        ({"max_run_seconds": 5}, "=5 of pool: give 30 to 10368000"),
+        ({"max_run_seconds": 1e9}, "give 30 to 10368000 .120 days., or None"),
+        ({"max_run_seconds": float("nan")}, "give 30 to 10368000"),
     ],
 )
 def test_wrong_pools_are_refused_before_anything_is_sent(

@@ -90,7 +90,9 @@ def test_rows_say_what_would_be_done_and_no_secrets() -> None:
         ("delete", "old"),
     ]
     assert found[3].where == "us-central1-a"
-    assert found[3].what == "num_vms=8"
+    assert found[3].what == "num_vms=8, each machine ends after 6 h"
+    assert found[1].what.endswith("each machine ends after 1 h")
+    assert "ends after" not in found[0].what + found[2].what
     assert "gpu_type=nvidia-l4" in found[1].what
     assert "s3cret" not in str(found)
     assert "env=['PASSWORD']" in found[2].what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -161,6 +162,62 @@ def test_a_pool_is_what_was_asked_for(server, manager) -> None:
     pool = "test-project.svc.id.goog"
     assert whole.workload_identity_config.workload_pool == pool
     assert whole.node_pools[0].initial_node_count == 3
+
+
+def test_machines_end_with_the_lifetime_that_is_left_unless_they_say_when(
+    server, clock, manage
+) -> None:
+    client = ClusterManagerClient(transport=server.transport())
+    base = f"projects/test-project/locations/{ZONE}/clusters/main"
+
+    def limits() -> dict[str, float | None]:
+        return {
+            each.name: (
+                each.config.max_run_duration.total_seconds()
+                if "max_run_duration" in each.config
+                else None
+            )
+            for each in client.get_cluster(name=base).node_pools
+        }
+
+    with manage(lifetime=6 * 3600) as manager:
+        cluster = manager.add(google.Cluster("main"))
+        assert limits() == {"default-pool": 6 * 3600}
+        clock.sleep(3600)  # and it took some time to come
+        left = int(manager.stamp.deadline - clock.today())
+        cluster.add(google.NodePool("cpus"))
+        cluster.add(google.NodePool("short", max_run_seconds=600))
+        cluster.add(google.NodePool("long", max_run_seconds=7 * 86400))
+        cluster.add(google.NodePool("ever", max_run_seconds=math.inf))
+        found = limits()
+        assert left - 60 < found.pop("cpus") <= left < 5 * 3600
+        del found["default-pool"]
+        assert found == {"short": 600, "long": 7 * 86400, "ever": None}
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "limit"), [(1, 30), (200 * 86400, 120 * 86400)]
+)
+def test_a_lifetime_becomes_a_limit_that_google_accepts(
+    server, manage, lifetime, limit
+) -> None:
+    client = ClusterManagerClient(transport=server.transport())
+    base = f"projects/test-project/locations/{ZONE}/clusters/main"
+    with manage(lifetime=lifetime) as manager:
+        manager.add(google.Cluster("main"))
+        (pool,) = client.get_cluster(name=base).node_pools
+        assert pool.config.max_run_duration.total_seconds() == limit
+
+
+def test_another_limit_is_another_pool(manage) -> None:
+    first = manage(run="night")
+    first.add(google.Cluster("main")).add(google.NodePool("cpus"))
+    be_killed(first)
+    with manage(run="night", lifetime=3600) as second:
+        cluster = second.add(google.Cluster("main"))
+        cluster.add(google.NodePool("cpus"))  # what is there has its own
+        with pytest.raises(AlreadyThere, match="max_run_seconds None -> 60"):
+            cluster.add(google.NodePool("cpus", max_run_seconds=60))
 
 
 def test_pools_created_at_once_wait_for_one_another(

@@ -410,7 +410,7 @@ def test_tokens_are_renewed_once_and_never_said(
         ({"disk_gb": 1}, "give at least 10"),
         ({"num_gpus": 1}, "give both or none"),
         ({"gpu_type": "nvidia-tesla-t4"}, "give both or none"),
-        ({"max_run_seconds": 5}, "give at least 30"),
+        ({"max_run_seconds": 5}, "give 30 to 10368000"),
         ({"machine_type": "g2-standard-4"}, "g2-standard-4"),
         (
             {"startup_script": "a", "metadata": {"startup-script": "b"}},

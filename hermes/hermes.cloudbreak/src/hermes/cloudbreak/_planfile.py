@@ -115,7 +115,8 @@ class Row:
         key: With what.
         where: The zone that it is in, or the first to be tried.
         what: What changes, from what to what; else its settings, as far as
-            they are not what they are by default.
+            they are not what they are by default, and when its cloud itself
+            ends what is new.
     """
 
     action: str
@@ -202,17 +203,32 @@ def rows(plan: Plan, observed: Iterable[Observed] = ()) -> list[Row]:
     stamp = plan.stamp(0)
     others = {k for k, each in there.items() if not stamp.is_on(each.labels)}
     found = [
-        _row(spec, there.get(key), others) for key, spec in wanted.items()
+        _row(spec, there[key], others)
+        if key in there
+        else _new_row(spec, plan.lifetime)
+        for key, spec in wanted.items()
     ]
     gone = sorted(there.keys() - wanted.keys(), key=str)
     return found + [Row("delete", key) for key in gone]
 
 
-def _row(spec: Spec, found: Observed | None, others: Collection[Key]) -> Row:
-    where = next(iter(getattr(spec, "zones", ())), "")
-    if found is None:
-        return Row("create", spec.key, where, _say(spec))
-    where = found.where or where
+def _new_row(spec: Spec, lifetime: float) -> Row:
+    said = [_say(spec)]
+    find: Callable[[float], float | None] | None = getattr(
+        spec, "ends_after", None
+    )
+    if find and (seconds := find(lifetime)):
+        said.append(f"each machine ends after {seconds / 3600:g} h")
+    what = ", ".join(filter(None, said))
+    return Row("create", spec.key, _first_zone(spec), what)
+
+
+def _first_zone(spec: Spec) -> str:
+    return next(iter(getattr(spec, "zones", ())), "")
+
+
+def _row(spec: Spec, found: Observed, others: Collection[Key]) -> Row:
+    where = found.where or _first_zone(spec)
     match next(
         iter(diff({spec.key: spec}, {}, [found], adopted=others)), None
     ):

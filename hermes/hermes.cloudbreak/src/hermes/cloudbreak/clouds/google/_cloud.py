@@ -250,7 +250,7 @@ class GKECloud:
     def _request(self, asked: Asked, parent: str) -> Any:
         spec, stamp = asked.spec, asked.stamp
         if isinstance(spec, Cluster):
-            message = cluster_message(spec, stamp, self.project)
+            message = cluster_message(spec, stamp, asked.created, self.project)
             return self._wire.call(
                 "create_cluster", parent=parent, cluster=message
             )

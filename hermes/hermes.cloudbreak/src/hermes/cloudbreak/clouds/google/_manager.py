@@ -44,7 +44,8 @@ class ClusterManager:
         run: What this run is called; something unique if None. Whoever has
             the same owner and run goes on with it: what is there already is
             changed where it can be, and the first that is left deletes all.
-        lifetime: Seconds after which anybody may delete it.
+        lifetime: Seconds after which anybody may delete it, and Google itself
+            ends its machines, whatever runs on them; see `NodePool`.
         timeout: Seconds until something that is added has to be ready.
         deletion_timeout: Seconds until it has to be gone.
         report: Called with what is waited for, whenever that has changed; it

@@ -32,12 +32,14 @@ _DRIVERS = {
 }
 
 
-def cluster_message(spec: Cluster, stamp: Stamp, project: str) -> Any:
+def cluster_message(
+    spec: Cluster, stamp: Stamp, created: float, project: str
+) -> Any:
     """Describe a cluster, with its own pool."""
     pool = {
         "name": DEFAULT_POOL,
         "initial_node_count": spec.num_nodes,
-        "config": _machine(spec),
+        "config": _machine(spec, stamp.deadline - created),
     }
     message: dict[str, Any] = {
         "name": spec.name,
@@ -62,7 +64,7 @@ def cluster_message(spec: Cluster, stamp: Stamp, project: str) -> Any:
 
 def pool_message(spec: NodePool, stamp: Stamp, created: float) -> Any:
     """Describe a node pool, in the first of its zones."""
-    config = _machine(spec)
+    config = _machine(spec, stamp.deadline - created)
     config["labels"] = stamp.labels
     config["resource_labels"] = {**stamp.labels, CREATED: str(int(created))}
     config["spot"] = spec.spot
@@ -70,8 +72,6 @@ def pool_message(spec: NodePool, stamp: Stamp, created: float) -> Any:
         config["disk_type"] = spec.disk_type
     if spec.workload_identity:
         config["workload_metadata_config"] = {"mode": "GKE_METADATA"}
-    if spec.max_run_seconds is not None:
-        config["max_run_duration"] = {"seconds": int(spec.max_run_seconds)}
     if spec.num_gpus:
         config["accelerators"] = [_accelerator(spec)]
     message: dict[str, Any] = {
@@ -125,7 +125,7 @@ def _scaling(spec: NodePool) -> dict[str, Any]:
     }
 
 
-def _machine(spec: Cluster | NodePool) -> dict[str, Any]:
+def _machine(spec: Cluster | NodePool, seconds_left: float) -> dict[str, Any]:
     config: dict[str, Any] = {
         "machine_type": spec.machine_type,
         "disk_size_gb": spec.disk_gb,
@@ -137,6 +137,9 @@ def _machine(spec: Cluster | NodePool) -> dict[str, Any]:
     }
     if spec.service_account:
         config["service_account"] = spec.service_account
+    # Google itself ends what nobody else does.
+    if seconds := spec.ends_after(seconds_left):
+        config["max_run_duration"] = {"seconds": seconds}
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,14 @@ from hermes.cloudbreak.clouds.google._machines import check_gpus
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.specs import ClusterSpec, NodePoolSpec
 
-__all__ = ("Cluster", "Driver", "NodePool", "is_zone")
+__all__ = (
+    "Cluster",
+    "Driver",
+    "NodePool",
+    "check_run",
+    "is_zone",
+    "limit_run",
+)
 
 Driver = Literal["default", "latest", "disabled"]
 
@@ -19,11 +27,33 @@ _REGION = r"[a-z]+-[a-z]+\d+"
 _ZONE = re.compile(rf"{_REGION}-[a-z0-9]+")
 _PLACE = re.compile(rf"{_REGION}(-[a-z0-9]+)?")
 _DRIVERS = ("default", "latest", "disabled")
+# What Google accepts as the longest run of a machine [s].
+_SHORTEST_RUN, _LONGEST_RUN = 30, 120 * 86400
 
 
 def is_zone(place: str) -> bool:
     """Tell a zone from a region."""
     return _ZONE.fullmatch(place) is not None
+
+
+def check_run(name: str, seconds: float | None) -> None:
+    """Refuse what cannot be the longest run of a machine.
+
+    Raises:
+        InvalidSpec: If Google does not accept it.
+    """
+    if seconds in {None, math.inf}:
+        return
+    if not _SHORTEST_RUN <= seconds <= _LONGEST_RUN:
+        raise InvalidSpec(
+            f"max_run_seconds={seconds!r} of {name}: give {_SHORTEST_RUN} to "
+            f"{_LONGEST_RUN} (120 days), or None"
+        )
+
+
+def limit_run(seconds: float) -> int:
+    """Give the nearest to it that Google accepts as a longest run [s]."""
+    return int(min(max(seconds, _SHORTEST_RUN), _LONGEST_RUN))
 
 
 @dataclass(frozen=True)
@@ -47,6 +77,8 @@ class Cluster(ClusterSpec):
             one if empty.
         network: Its network; the project's default one if empty.
         subnetwork: Its part of that network.
+        max_run_seconds: When Google itself ends each machine of its own pool;
+            see `NodePool`.
     """
 
     changeable: ClassVar[frozenset[str]] = frozenset({"num_nodes"})
@@ -60,6 +92,7 @@ class Cluster(ClusterSpec):
     service_account: str = ""
     network: str = ""
     subnetwork: str = ""
+    max_run_seconds: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +100,11 @@ class Cluster(ClusterSpec):
         _check_places(self.name, self.node_zones, _ZONE, "zones")
         _check_positive(self.name, "num_nodes", self.num_nodes)
         _check_positive(self.name, "disk_gb", self.disk_gb)
+        check_run(self.name, self.max_run_seconds)
+
+    def ends_after(self, seconds_left: float) -> int | None:
+        """Tell when each machine of its own pool ends; see `NodePool`."""
+        return _ends_after(self.max_run_seconds, seconds_left)
 
 
 @dataclass(frozen=True)
@@ -98,8 +136,10 @@ class NodePool(NodePoolSpec):
             if empty.
         workload_identity: Whether to insist on it; pools of a cluster that
             has it have it anyway.
-        max_run_seconds: When GKE itself ends each machine, counted from its
-            start; never if None.
+        max_run_seconds: When Google itself ends each machine, counted from
+            its start, and whatever runs on it: 30 to 10368000 (120 days), or
+            ``math.inf`` for never. What is left of the lifetime of who asks
+            for the pool if None, within these limits.
     """
 
     changeable: ClassVar[frozenset[str]] = frozenset(
@@ -127,11 +167,7 @@ class NodePool(NodePoolSpec):
                 f"{', '.join(_DRIVERS)}"
             )
         self._check_scaling()
-        if self.max_run_seconds is not None and self.max_run_seconds < 30:
-            raise InvalidSpec(
-                f"max_run_seconds={self.max_run_seconds!r} of {self.name}: "
-                "give at least 30, or None"
-            )
+        check_run(self.name, self.max_run_seconds)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -145,6 +181,17 @@ class NodePool(NodePoolSpec):
     def is_autoscaled(self) -> bool:
         """Whether GKE decides how many machines there are."""
         return self.max_nodes is not None
+
+    def ends_after(self, seconds_left: float) -> int | None:
+        """Tell when each machine ends [s], counted from its start.
+
+        Args:
+            seconds_left: Of the lifetime of who asks for it.
+
+        Returns:
+            None if it does not.
+        """
+        return _ends_after(self.max_run_seconds, seconds_left)
 
     def _check_scaling(self) -> None:
         low, high = self.min_nodes, self.max_nodes
@@ -160,6 +207,12 @@ class NodePool(NodePoolSpec):
                 f"num_nodes={self.num_nodes!r} of {self.name}: give a number "
                 f"from min_nodes={low} to max_nodes={high}"
             )
+
+
+def _ends_after(chosen: float | None, seconds_left: float) -> int | None:
+    if chosen == math.inf:
+        return None
+    return limit_run(seconds_left if chosen is None else chosen)
 
 
 def _check_places(

@@ -29,9 +29,6 @@ SWARM, SIZE, CREATED = "hermes-swarm", "hermes-size", "hermes-created"
 # What was asked for, in the metadata of each machine: labels are short.
 SETTINGS = "hermes-settings"
 
-# What Google accepts as the longest run of a machine [s].
-_SHORTEST_RUN, _LONGEST_RUN = 30, 120 * 86400
-
 _STARTING = {"PENDING", "PROVISIONING", "STAGING"}
 _ENDING = {"DEPROVISIONING", "PENDING_STOP", "STOPPING"}
 
@@ -245,10 +242,8 @@ def _items(spec: VMDescription) -> list[dict[str, str]]:
 
 def _scheduling(spec: VMDescription, seconds_left: float) -> dict[str, Any]:
     """Have Google itself delete what nobody else does."""
-    limit = min(spec.max_run_seconds or _LONGEST_RUN, seconds_left)
-    seconds = int(min(max(limit, _SHORTEST_RUN), _LONGEST_RUN))
     scheduling: dict[str, Any] = {
-        "maxRunDuration": {"seconds": str(seconds)},
+        "maxRunDuration": {"seconds": str(spec.ends_after(seconds_left))},
         "instanceTerminationAction": "DELETE",
         "automaticRestart": False,
         "provisioningModel": "SPOT" if spec.spot else "STANDARD",

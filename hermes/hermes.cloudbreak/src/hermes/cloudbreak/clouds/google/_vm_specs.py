@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hermes.cloudbreak.clouds.google._machines import check_gpus
-from hermes.cloudbreak.clouds.google._specs import is_zone
+from hermes.cloudbreak.clouds.google._specs import (
+    check_run,
+    is_zone,
+    limit_run,
+)
 from hermes.cloudbreak.errors import InvalidSpec
 from hermes.cloudbreak.specs import VMSpec
 
@@ -89,17 +94,21 @@ class VMDescription(VMSpec):
                 f"num_gpus={self.num_gpus!r}, gpu_type={self.gpu_type!r} of "
                 f"{self.name}: give both or none"
             )
-        if self.max_run_seconds is not None and self.max_run_seconds < 30:
-            raise InvalidSpec(
-                f"max_run_seconds={self.max_run_seconds!r} of {self.name}: "
-                "give at least 30, or None"
-            )
+        check_run(self.name, self.max_run_seconds)
         if self.startup_script and "startup-script" in self.metadata:
             raise InvalidSpec(
                 f"{self.name} has two start-up scripts: give startup_script, "
                 "or startup-script of its metadata, which is not waited for"
             )
         check_gpus(self.machine_type, self.gpu_type, self.num_gpus)
+
+    def ends_after(self, seconds_left: float) -> int:
+        """Tell when each ends [s], counted from its start.
+
+        Args:
+            seconds_left: Of the lifetime of who asks for them.
+        """
+        return limit_run(min(self.max_run_seconds or math.inf, seconds_left))
 
     @property
     def vm_names(self) -> tuple[str, ...]:
