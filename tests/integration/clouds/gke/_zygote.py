@@ -12,6 +12,7 @@ import traceback
 from google.auth.credentials import AnonymousCredentials
 
 from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.clouds.google._outliving import Outliving
 from hermes.cloudbreak.waiting import Clock
 
 MANAGER = google.ClusterManager  # imported now
@@ -57,7 +58,7 @@ def run(endpoint: str) -> None:
         ),
     ) as manager:
         # The cluster is nowhere, and nothing is in it.
-        manager._cloud._emptying._remove = lambda _: []
+        manager._cloud._emptying._remove = lambda _: Outliving()
         cluster = manager.add(google.Cluster("main"))
         cluster.add(google.NodePool("cpus"))
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.clouds.google._outliving import Outliving
 from hermes.cloudbreak.testing import FakeClock
 from hermes.cloudbreak.waiting import Clock
 
@@ -25,9 +26,9 @@ from gke import Server
 ZONE = "us-central1-a"
 
 
-def no_balancers(_endpoint: object) -> list[str]:
+def remove_nothing(_endpoint: object) -> Outliving:
     """These clusters are nowhere, and nothing is in them."""
-    return []
+    return Outliving()
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def cloud(server: Server, clock: Clock) -> Iterator[google.GKECloud]:
         "test-project",
         transport=server.transport(),
         today=clock.today,
-        balancers=no_balancers,
+        remover=remove_nothing,
     ) as made:
         yield made
 
@@ -73,7 +74,7 @@ def manage(
             transport=server.transport(),
             **options,
         )
-        made._cloud._emptying._remove = no_balancers
+        made._cloud._emptying._remove = remove_nothing
         return made
 
     return make

@@ -9,6 +9,7 @@ import pytest
 from gke import Fault, Server
 
 from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.clouds.google._outliving import Outliving
 from hermes.cloudbreak.errors import (
     CloudUnavailable,
     Refused,
@@ -88,7 +89,7 @@ def cloud_of(server: Server, clock: Clock) -> google.GKECloud:
         "test-project",
         transport=server.transport(),
         today=clock.today,
-        balancers=lambda _: [],
+        remover=lambda _: Outliving(),
     )
 
 

@@ -19,6 +19,7 @@ from _gke_rules import Project
 from gke import Fault, Server
 
 from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.clouds.google._outliving import Outliving
 from hermes.cloudbreak.reaping import reap
 from hermes.cloudbreak.waiting import Clock
 
@@ -125,7 +126,7 @@ def reap_all(project: Project) -> None:
         with google.GKECloud(
             "test-project",
             transport=server.transport(),
-            balancers=lambda _: [],
+            remover=lambda _: Outliving(),
         ) as cloud:
             assert reap(cloud, dry_run=True) == []
             reap(cloud, clock=LATER)

@@ -145,7 +145,7 @@ def test_a_pool_is_ready_when_the_driver_has_come_to_all_its_nodes(
         told.extend(waited.values())
         if any(lack in each for each in waited.values()):
             hollow.install_driver("main")
-        if any("go first: default/web" in e for e in waited.values()):
+        if any("first: Service default/web" in e for e in waited.values()):
             # Do what Google's controller does when the balancer is gone.
             change = {"metadata": {"finalizers": None}}
             # It has gone meanwhile, or was changed: then we hear of it again.
@@ -169,7 +169,7 @@ def test_a_pool_is_ready_when_the_driver_has_come_to_all_its_nodes(
                 }
             )
     assert any(lack in each for each in told)
-    assert any("balancers go first: default/web" in each for each in told)
+    assert any("goes first: Service default/web" in each for each in told)
     assert project.resources == []
     assert hollow.planes == {}
 

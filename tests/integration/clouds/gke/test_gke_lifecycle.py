@@ -13,6 +13,7 @@ from google.cloud.container_v1 import ClusterManagerClient
 
 from hermes.cloudbreak.clouds import google
 from hermes.cloudbreak.clouds.google._nodes import Node
+from hermes.cloudbreak.clouds.google._outliving import Outliving
 from hermes.cloudbreak.errors import (
     AlreadyThere,
     CloudUnavailable,
@@ -251,17 +252,17 @@ def test_threads_share_a_manager(project, manager) -> None:
         manager.add(google.Cluster("main"))
 
 
-def test_load_balancers_go_before_their_cluster(
-    server, project, manager
+def test_what_would_outlive_a_cluster_goes_before_it(
+    server, project, manager, caplog
 ) -> None:
     """They are no part of it, and would outlive it."""
-    left = ["default/web", "default/api"]
+    left = ["Service default/web", "PersistentVolume pvc-1"]
     asked: list[str] = []
 
-    def remove(endpoint) -> list[str]:
+    def remove(endpoint) -> Outliving:
         assert project.resources  # while it is there
         asked.append(endpoint.server)
-        return left[: max(0, 3 - len(asked))]
+        return Outliving(left[: max(0, 3 - len(asked))], ["mine (Retain)"])
 
     manager._cloud._emptying._remove = remove
     told: list[str] = []
@@ -270,22 +271,22 @@ def test_load_balancers_go_before_their_cluster(
         manager.add(google.Cluster("main"))
     assert project.resources == []
     assert len(asked) == 3
-    assert any(
-        "balancers go first: default/web, default/api" in t for t in told
-    )
+    assert any(f"goes first: {', '.join(left)}" in t for t in told)
+    assert caplog.text.count("leaves disks that are not to be") == 1
+    assert "be deleted with it: mine (Retain)" in caplog.text
     assert server.calls.count("DeleteCluster") == 1
 
 
 @pytest.mark.parametrize("seconds", [600, 120])
-def test_load_balancers_that_stay_keep_their_cluster_for_a_while_only(
+def test_what_does_not_go_keeps_its_cluster_for_a_while_only(
     seconds, project, clock, manager, caplog
 ) -> None:
     """Machines cost more."""
 
-    def remove(_endpoint) -> list[str]:
+    def remove(_endpoint) -> Outliving:
         if seconds == 120:
             raise CloudUnavailable("no answer")
-        return ["default/web"]
+        return Outliving([f"Service default/{n}" for n in range(9)])
 
     manager._cloud._emptying._remove = remove
     manager.add(google.Cluster("main"))
@@ -295,6 +296,39 @@ def test_load_balancers_that_stay_keep_their_cluster_for_a_while_only(
     assert project.resources == []
     assert "is deleted all the same" in caplog.text
     assert "forwarding-rules list" in caplog.text
+    assert ("Service default/4, and 4 more" in caplog.text) == (seconds == 600)
+
+
+def test_who_has_answered_is_out_of_reach_only_later(
+    project, clock, manager, caplog
+) -> None:
+    begun = clock.now()
+
+    def remove(_endpoint) -> Outliving:
+        late = clock.now() - begun
+        if 200 < late < 300:
+            raise CloudUnavailable("no answer")
+        return Outliving(["Service default/web"] if late < 400 else [])
+
+    manager._cloud._emptying._remove = remove
+    with manager:
+        manager.add(google.Cluster("main"))
+        begun = clock.now()
+    assert clock.now() - begun >= 400
+    assert "all the same" not in caplog.text
+    assert project.resources == []
+
+
+def test_what_is_in_an_adopted_cluster_stays(project, manage) -> None:
+    asked: list[object] = []
+    with manage() as first:
+        first.add(google.Cluster("main"))
+        second = manage()
+        second._cloud._emptying._remove = asked.append
+        with second:
+            second.add(google.Cluster("main", exists_ok=True))
+        assert project.resources == ["main"]
+        assert asked == []
 
 
 def be_killed(manager: google.ClusterManager) -> None:

@@ -21,6 +21,7 @@ TOKEN = "ya29-a-token"  # noqa: S105
 PROGRAM = """
 import logging, sys
 from hermes.cloudbreak.clouds import google
+from hermes.cloudbreak.clouds.google._outliving import Outliving
 from hermes.cloudbreak.errors import CloudbreakError
 
 logging.basicConfig(level=logging.DEBUG)
@@ -28,7 +29,7 @@ key, endpoint = sys.argv[1:]
 manager = google.ClusterManager(
     "us-central1-a", credentials=key, api_endpoint=endpoint, timeout=60
 )
-manager._cloud._emptying._remove = lambda _: []  # they are nowhere
+manager._cloud._emptying._remove = lambda _: Outliving()  # they are nowhere
 with manager:
     cluster = manager.add(google.Cluster("main"))
     print(manager, cluster, cluster.endpoint, cluster.endpoint.token())

@@ -19,11 +19,11 @@ from hermes.cloudbreak.clouds.google._credentials import Credentials
 from hermes.cloudbreak.clouds.google._emptying import Emptying
 from hermes.cloudbreak.clouds.google._gke import Wire
 from hermes.cloudbreak.clouds.google._nodes import (
-    BalancerRemover,
     Endpoint,
     NodeLister,
     find_lack,
 )
+from hermes.cloudbreak.clouds.google._outliving import Remover
 from hermes.cloudbreak.clouds.google._places import Places
 from hermes.cloudbreak.clouds.google._reading import (
     blame,
@@ -81,8 +81,8 @@ class GKECloud:
         nodes: Lists the machines of a pool. With it, a pool of GPUs that this
             object created is ready only when its GPUs can be used; `check`
             tells of others.
-        balancers: Removes the load balancers in a cluster, before the cluster
-            is deleted; its Kubernetes is asked if None.
+        remover: Removes what would outlive a cluster, before the cluster is
+            deleted; its Kubernetes is asked if None.
         is_alone: Whether only what this object creates matters. If not, no
             list is taken for whole while GKE cannot see into some zone.
         today: The time, in seconds since 1970.
@@ -101,7 +101,7 @@ class GKECloud:
         *,
         credentials: Any = None,
         nodes: NodeLister | None = None,
-        balancers: BalancerRemover | None = None,
+        remover: Remover | None = None,
         is_alone: bool = False,
         today: Callable[[], float] = time.time,
         timeout: float = 30.0,
@@ -120,7 +120,7 @@ class GKECloud:
         self._is_alone = is_alone
         self._today = today
         self._memory = Memory(self.project, self._wire.call)
-        self._emptying = Emptying(balancers, today)
+        self._emptying = Emptying(remover, today)
 
     def __repr__(self) -> str:
         return f"<GKECloud, project {self.project}>"
@@ -359,7 +359,7 @@ class GKECloud:
         self._emptying.forget(key)
 
     def _empty(self, key: Key) -> None:
-        """Have no load balancers in a cluster: they would outlive it."""
+        """Have nothing in a cluster that would outlive it."""
         for cluster in self._places.choose(key, self._list_clusters()):
             if cluster.endpoint and cluster.status.name != "STOPPING":
                 self._emptying.empty(key, self._endpoint_of(cluster))

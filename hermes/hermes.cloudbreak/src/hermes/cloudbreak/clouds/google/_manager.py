@@ -88,7 +88,7 @@ class ClusterManager:
             project,
             credentials=credentials,
             nodes=self._accesses,
-            balancers=self._accesses.remove_balancers,
+            remover=self._accesses.remove_outliving,
             is_alone=run is None,  # nothing else is of a run that is new
             today=clock.today,
             api_endpoint=api_endpoint,
@@ -316,8 +316,8 @@ class RunningCluster(_Running):
     def delete(self) -> None:
         """Delete it and all that is in it; wait until that is gone.
 
-        What was deployed goes first: load balancers are not part of a cluster,
-        and would outlive it.
+        What was deployed goes first, and what would outlive the cluster: load
+        balancers and disks.
 
         Raises:
             StillThere: If it is not gone in time.

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 __all__ = (
-    "BalancerRemover",
     "Endpoint",
     "Node",
     "NodeLister",
@@ -60,13 +59,6 @@ class NodeLister(Protocol):
 
     def __call__(self, endpoint: Endpoint, pool: str) -> Sequence[Node]:
         """List them."""
-
-
-class BalancerRemover(Protocol):
-    """Has the load balancers in a cluster deleted; may raise `CloudError`."""
-
-    def __call__(self, endpoint: Endpoint) -> Sequence[str]:
-        """Ask for their end; name those that are still there."""
 
 
 def find_lack(nodes: Sequence[Node], num_nodes: int, num_gpus: int) -> str:
