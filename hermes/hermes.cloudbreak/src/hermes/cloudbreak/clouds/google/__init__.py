@@ -8,13 +8,15 @@ General layout:
     _specs.py        what is wanted;  _machines.py  pure: which has which GPUs
     _manager.py      ClusterManager and its handles: what users hold
     _cloud.py        the cloud of clusters and pools;  _asked.py  its memory
-    _places.py       where clusters are;  _emptying.py  what would outlive one
+    _places.py       where clusters are
+    _emptying.py     what would outlive one goes;  _outliving.py  pure: what
     _accesses.py     connections to their Kubernetes
     _requests.py, _reading.py, _words.py, _nodes.py   pure: what it is told,
                      and what its answers mean
     _gke.py          the wire
     _vm_specs.py     what is wanted of Compute Engine
     _vms.py          VMManager;  _vm_cloud.py  the cloud of swarms of machines
+    _vm_orders.py    what was asked for here, and what came of it
     _vm_bodies.py    pure: swarms as Compute Engine writes them, and back
     _startup.py      pure: how a machine says that it is set up
     _compute.py      Compute Engine's wire;  _credentials.py  who asks

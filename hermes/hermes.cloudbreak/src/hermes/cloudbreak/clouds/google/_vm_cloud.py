@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 from hermes.cloudbreak.clouds.google._compute import ComputeAPI
 from hermes.cloudbreak.clouds.google._credentials import Credentials
 from hermes.cloudbreak.clouds.google._scripts import wait_for_scripts
 from hermes.cloudbreak.clouds.google._vm_bodies import (
-    CREATED,
     SIZE,
     SWARM,
     bulk_body,
@@ -23,8 +20,13 @@ from hermes.cloudbreak.clouds.google._vm_bodies import (
     look,
     names_filter,
     stamped_filter,
-    why_failed,
     zone_of,
+)
+from hermes.cloudbreak.clouds.google._vm_orders import (
+    Order,
+    Orders,
+    Whose,
+    order_of,
 )
 from hermes.cloudbreak.clouds.google._vm_specs import VMDescription
 from hermes.cloudbreak.errors import (
@@ -53,36 +55,6 @@ _ERRORS: Mapping[Cause, type[CloudError]] = {
     Cause.QUOTA: QuotaExceeded,
     Cause.STOCK_OUT: StockOut,
 }
-
-
-# Owner and run.
-_Whose = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class _Order:
-    """That a swarm was asked for, and what came of it."""
-
-    spec: VMDescription
-    zone: str
-    operation: str
-    labels: Mapping[str, str]
-    failure: tuple[Cause, str] | None = None
-
-    @property
-    def whose(self) -> _Whose:
-        return self.labels[OWNER], self.labels[RUN]
-
-    def observed(self) -> Observed:
-        cause, reason = self.failure or (Cause.OTHER, "")
-        return Observed(
-            replace(self.spec.key, whose=self.whose),
-            State.BROKEN if self.failure else State.CREATING,
-            dict(self.labels),
-            cause,
-            reason,
-            float(self.labels[CREATED]),
-        )
 
 
 class ComputeCloud:
@@ -121,11 +93,9 @@ class ComputeCloud:
             )
         self._api = ComputeAPI(self._project, known, endpoint)
         self._clock = clock or Clock()
-        self._lock = threading.Lock()
-        self._orders: dict[Key, _Order] = {}
+        self._orders = Orders(self._api)
         # Whose is what was asked for here.
-        self._ours: dict[Key, _Whose] = {}
-        self._request_ids: dict[tuple[Key, str], str] = {}
+        self._ours: dict[Key, Whose] = {}
 
     def __repr__(self) -> str:
         return f"<ComputeCloud, project {self._project}>"
@@ -143,12 +113,12 @@ class ComputeCloud:
     def observe(self, owner: str | None = None) -> Iterable[Observed]:
         """See `Cloud.observe`."""
         # First: what is over by now has its machines in the list.
-        orders = self._look_at_orders()
+        orders = self._orders.look()
         listed = self._api.list_instances(stamped_filter(owner))
         found = []
         for (name, whose), instances in _by_run(listed).items():
             key = Key(Kind.VM, name, whose=whose)
-            order = _of(whose, orders.get(key))
+            order = order_of(whose, orders.get(key))
             if order is not None:
                 del orders[key]
             found.append(_combine(key, instances, order))
@@ -160,7 +130,7 @@ class ComputeCloud:
 
     def find(self, key: Key) -> Observed | None:
         """See `Cloud.find`."""
-        order = self._look_at_orders().get(key)
+        order = self._orders.look().get(key)
         listed = self._list(key)
         runs, wanted = _runs(key, listed), self._whose(key)
         if wanted not in runs:
@@ -170,7 +140,7 @@ class ComputeCloud:
             wanted = min(runs, default=None)
         key = replace(key, whose=wanted)
         if wanted is not None:
-            return _combine(key, runs[wanted], _of(wanted, order))
+            return _combine(key, runs[wanted], order_of(wanted, order))
         return look(key, listed, is_coming=False) if listed else None
 
     def instances(self, key: Key) -> list[dict[str, Any]]:
@@ -194,7 +164,7 @@ class ComputeCloud:
         found = self._api.list_instances(names_filter(key.name))
         return sorted(found, key=lambda each: str(each["name"]))
 
-    def _whose(self, key: Key) -> _Whose | None:
+    def _whose(self, key: Key) -> Whose | None:
         return key.whose or self._ours.get(key)
 
     def create(self, spec: Spec, stamp: Stamp) -> None:
@@ -210,7 +180,7 @@ class ComputeCloud:
         today, zone = self._clock.today(), spec.zones[0]
         labels = labels_of(spec, stamp, today)
         body = bulk_body(spec, stamp, labels, today)
-        self._insert(spec, zone, labels, body)
+        self._orders.place(spec, zone, labels, body)
 
     def update(self, spec: Spec, stamp: Stamp) -> None:
         """See `Cloud.update`: machines come and go, the others stay.
@@ -219,7 +189,7 @@ class ComputeCloud:
         """
         spec, whose = _check(spec), (stamp.owner, stamp.run)
         key = replace(spec.key, whose=whose)
-        order = _of(whose, self._look_at_orders().get(key))
+        order = order_of(whose, self._orders.look().get(key))
         if order is not None:
             self._refuse(key, order)
             raise CloudUnavailable(f"{key} is being changed")
@@ -233,17 +203,16 @@ class ComputeCloud:
             had, zone = Stamp.read(labels) or stamp, zone_of(instances[0])
             today = self._clock.today()
             body = bulk_body(spec, had, labels, today, missing)
-            self._insert(spec, zone, labels, body)
+            self._orders.place(spec, zone, labels, body)
             # All of them or none: until they are there, nothing else changes.
             raise CloudUnavailable(f"{len(missing)} machines of {key} to come")
         self._settle_size(spec, instances, labels)
 
-    def _refuse(self, key: Key, order: _Order) -> None:
+    def _refuse(self, key: Key, order: Order) -> None:
         """Raise why machines could not be added, once."""
         if order.failure is None:
             return
-        with self._lock:
-            self._orders.pop(key, None)
+        self._orders.drop(key)
         cause, reason = order.failure
         raise _ERRORS[cause](f"{key} stays as it was: {reason}")
 
@@ -271,30 +240,6 @@ class ComputeCloud:
         # Last, because it is the one that is asked.
         self._api.set_labels(first, labels)
 
-    def _insert(
-        self,
-        spec: VMDescription,
-        zone: str,
-        labels: Mapping[str, str],
-        body: Mapping[str, Any],
-    ) -> None:
-        # The same again where no answer came: Google then does it once.
-        with self._lock:
-            request_id = self._request_ids.setdefault(
-                (spec.key, zone), str(uuid.uuid4())
-            )
-        try:
-            operation = self._api.bulk_insert(zone, body, request_id)
-        except CloudUnavailable:
-            raise
-        except Exception:
-            self._request_ids.pop((spec.key, zone), None)
-            raise
-        order = _Order(spec, zone, operation["name"], labels)
-        with self._lock:
-            self._request_ids.pop((spec.key, zone), None)
-            self._orders[spec.key] = order
-
     def delete(self, key: Key) -> None:
         """See `Cloud.delete`."""
         instances = self.instances(key)
@@ -313,18 +258,12 @@ class ComputeCloud:
             for future in [pool.submit(work, each) for each in instances]:
                 future.result()
 
-    def _forget(self, key: Key) -> _Order | None:
+    def _forget(self, key: Key) -> Order | None:
         """Forget what was asked for; give it, if that is what is deleted."""
         wanted, ours = self._whose(key), self._ours.get(key)
         if wanted != ours:
             return None
-        with self._lock:
-            for each in [k for k in self._request_ids if k[0] == key]:
-                del self._request_ids[each]  # what comes later is another
-            order = self._orders.get(key)
-            if order is not None and order.failure is not None:
-                del self._orders[key]
-        return order
+        return self._orders.forget(key)
 
     def check(self, spec: Spec, clock: Clock, deadline: float) -> None:
         """Wait until the start-up script of each machine has ended well.
@@ -377,36 +316,6 @@ class ComputeCloud:
         except NotThere:
             _log.debug("%s was gone already", instance["name"])
 
-    def _look_at_orders(self) -> dict[Key, _Order]:
-        """Give what is under way, or has failed."""
-        with self._lock:
-            orders = dict(self._orders)
-        for key, order in orders.items():
-            if order.failure is None:
-                self._settle(key, order, self._look_at(order))
-        with self._lock:
-            return dict(self._orders)
-
-    def _settle(self, key: Key, order: _Order, after: _Order | None) -> None:
-        with self._lock:
-            if self._orders.get(key) is not order:
-                return  # and another thread knows better
-            if after is None:
-                del self._orders[key]
-            else:
-                self._orders[key] = after
-
-    def _look_at(self, order: _Order) -> _Order | None:
-        """Ask how it goes; None when it is done, and its machines tell."""
-        try:
-            found = self._api.get_operation(order.zone, order.operation)
-        except NotThere:
-            return None
-        if found.get("status") != "DONE":
-            return order
-        failure = why_failed(found, order.spec, order.zone)
-        return replace(order, failure=failure) if failure else None
-
 
 def _check(spec: Spec) -> VMDescription:
     if not isinstance(spec, VMDescription):
@@ -416,9 +325,9 @@ def _check(spec: Spec) -> VMDescription:
 
 def _by_run(
     instances: Iterable[dict[str, Any]],
-) -> dict[tuple[str, _Whose], list[dict[str, Any]]]:
+) -> dict[tuple[str, Whose], list[dict[str, Any]]]:
     """Sort machines by swarm and run; without strangers' machines."""
-    found: dict[tuple[str, _Whose], list[dict[str, Any]]] = defaultdict(list)
+    found: dict[tuple[str, Whose], list[dict[str, Any]]] = defaultdict(list)
     for each in instances:
         labels = each.get("labels", {})
         if SWARM in labels and OWNER in labels:
@@ -429,7 +338,7 @@ def _by_run(
 
 def _runs(
     key: Key, instances: Iterable[dict[str, Any]]
-) -> dict[_Whose, list[dict[str, Any]]]:
+) -> dict[Whose, list[dict[str, Any]]]:
     """Sort machines that have a swarm's names by run."""
     return {
         whose: machines
@@ -438,12 +347,8 @@ def _runs(
     }
 
 
-def _of(whose: _Whose, order: _Order | None) -> _Order | None:
-    return order if order is not None and order.whose == whose else None
-
-
 def _combine(
-    key: Key, instances: list[dict[str, Any]], order: _Order | None
+    key: Key, instances: list[dict[str, Any]], order: Order | None
 ) -> Observed:
     found = look(key, instances, is_coming=order is not None)
     if order is None or order.failure is None:
