@@ -130,6 +130,7 @@ def test_other_pools_are_left_to_the_cloud(right: Any) -> None:
         ({"node_zones": ("us-central1",)}, "give zones such as"),
         ({"num_nodes": 0}, "num_nodes=0 of main"),
         ({"disk_gb": -1}, "disk_gb=-1 of main"),
+        ({"max_run_seconds": 5}, "max_run_seconds=5 of main: give 30 to"),
     ],
 )
 def test_wrong_clusters_are_refused_before_anything_is_sent(

@@ -212,11 +212,15 @@ def test_a_lifetime_becomes_a_limit_that_google_accepts(
 
 def test_another_limit_is_another_pool(manage) -> None:
     first = manage(run="night")
-    first.add(google.Cluster("main")).add(google.NodePool("cpus"))
+    ever = google.NodePool("ever", max_run_seconds=math.inf)
+    cluster = first.add(google.Cluster("main"))
+    for each in (google.NodePool("cpus"), ever):
+        cluster.add(each)
     be_killed(first)
     with manage(run="night", lifetime=3600) as second:
         cluster = second.add(google.Cluster("main"))
-        cluster.add(google.NodePool("cpus"))  # what is there has its own
+        for each in (google.NodePool("cpus"), ever):
+            cluster.add(each)  # what is there has its own lifetime
         with pytest.raises(AlreadyThere, match="max_run_seconds None -> 60"):
             cluster.add(google.NodePool("cpus", max_run_seconds=60))
 

@@ -1,4 +1,4 @@
-"""Several clouds as one: each has its kinds of resources, and is reached."""
+"""Several clouds as one, and which a file has: each has its kinds of things."""
 
 from __future__ import annotations
 

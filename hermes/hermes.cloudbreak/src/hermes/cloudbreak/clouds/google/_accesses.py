@@ -28,6 +28,9 @@ from hermes.cloudbreak.errors import NotThere
 
 __all__ = ("Accesses", "connect")
 
+# Of owners, which might own one another.
+_GENERATIONS = 8
+
 
 class Accesses:
     """A connection to each cluster: a `NodeLister`. Threads may share it."""
@@ -85,7 +88,9 @@ def _list(access: Access, type_: Type) -> list[Manifest]:
 
 def _find_origin(access: Access, part: Part) -> Part:
     """Find what an object comes from, and would come from again."""
-    while part.owner is not None:
+    for _ in range(_GENERATIONS):
+        if part.owner is None:
+            break
         type_, name = part.owner
         try:
             found = access.get(type_, name, part.namespace)
