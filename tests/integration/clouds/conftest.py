@@ -273,6 +273,12 @@ def wait_until(
         time.sleep(0.1)
 
 
+@pytest.fixture
+def until() -> Callable[[Callable[[], object], str], None]:
+    """Wait for something that a test needs."""
+    return wait_until
+
+
 @pytest.fixture(scope="session")
 def control_plane(
     kubernetes_build: Path, tmp_path_factory: pytest.TempPathFactory

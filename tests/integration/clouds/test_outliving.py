@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from conftest import ControlPlane, wait_until
 from hermes.cloudbreak._access import POD, SERVICE, Access, Type
 from hermes.cloudbreak.clouds.google._accesses import Accesses
 from hermes.cloudbreak.clouds.google._nodes import Endpoint
@@ -154,7 +153,7 @@ def classes(access: Access, namespace: str) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def remove(control_plane: ControlPlane, namespace: str):
+def remove(control_plane, namespace: str):
     """Remove what would outlive; name what is there of this test."""
     accesses = Accesses()
     plane = control_plane
@@ -205,7 +204,7 @@ def test_balancers_of_services_and_ingresses_go(
 
 
 def test_disks_go_with_all_that_has_them_and_others_stay(
-    access: Access, namespace: str, classes: dict[str, str], remove
+    access: Access, namespace: str, classes: dict[str, str], remove, until
 ) -> None:
     disks = Disks(access)
     deleted, kept = classes["Delete"], classes["Retain"]
@@ -231,7 +230,7 @@ def test_disks_go_with_all_that_has_them_and_others_stay(
         phases = [each["status"]["phase"] for each in access.list(POD)]
         return phases == ["Running"] * 4
 
-    wait_until(are_running, "pods with disks")
+    until(are_running, "pods with disks")
     assert len(disks.there) == 5
     told: set[str] = set()
 
@@ -246,7 +245,7 @@ def test_disks_go_with_all_that_has_them_and_others_stay(
         assert mine.endswith("(Retain)")
         return not going
 
-    wait_until(is_empty, "disks to go")
+    until(is_empty, "disks to go")
     assert len(disks.there) == 1
     assert f"PersistentVolumeClaim {namespace}/data-stateful-0" in told
     assert {each["metadata"]["name"] for each in access.list(CLAIM)} == {

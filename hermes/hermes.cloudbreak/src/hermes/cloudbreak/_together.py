@@ -1,4 +1,4 @@
-"""Several clouds as one, and which a file has: each has its kinds of things."""
+"""Several clouds as one, each with its kinds; and those of a file."""
 
 from __future__ import annotations
 
