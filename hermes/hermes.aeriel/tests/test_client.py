@@ -275,6 +275,43 @@ def test_closing_fails_what_is_pending_and_leaves_no_thread() -> None:
     assert threading.active_count() == before
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_forgotten_client_is_closed_once_nothing_is_pending() -> None:
+    before = threading.active_count()
+    client, transport = connect(answer=never)
+    future = client.submit(array(1, 2, 4))
+    del client
+    answer = Response(transport.requests[0].id, {"y": array(1, 2)})
+    with pytest.warns(ResourceWarning, match="'mean' at .* was not closed"):
+        transport.on_response(answer)
+    assert future.result(timeout=5).shape == (1, 2)
+    wait_until(lambda: threading.active_count() == before)
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_a_forgotten_sequence_is_ended(replay: bool) -> None:
+    client, transport = connect("ensemble")
+    with client:
+        with pytest.warns(ResourceWarning, match="1 updates sent.* not ended"):
+            client.sequence(replay=replay).send(array(3, 4)).result(timeout=5)
+        wait_until(lambda: len(transport.requests) == 2)
+        assert transport.requests[1].sequence_end
+
+
+def test_a_sequence_keeps_its_client() -> None:
+    sequence = connect("ensemble")[0].sequence()
+    with sequence:
+        sequence.send(array(3, 4)).result(timeout=5)
+    with pytest.warns(ResourceWarning, match="'ensemble' at .* not closed"):
+        del sequence
+
+
 def test_a_callback_that_raises_harms_nobody(caplog) -> None:
     client, transport = connect(answer=never)
     with client:

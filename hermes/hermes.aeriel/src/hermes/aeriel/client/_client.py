@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -97,7 +99,9 @@ class InferenceClient:
         InvalidRequest: If an argument is not what it should be.
 
     All methods may be called from several threads at once. Use it as a
-    context manager, or call `close`. A forked child makes its own.
+    context manager, or call `close`; one that is forgotten is closed when
+    all its requests have ended, with a ResourceWarning. A forked child makes
+    its own.
     """
 
     def __init__(
@@ -170,6 +174,22 @@ class InferenceClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # Not there if __init__ failed. At the program's end threads and
+        # connections go by themselves.
+        link = getattr(self, "_link", None)
+        if link is None or link.is_closed or link.is_forked:
+            return
+        if not sys.is_finalizing():
+            link.close_soon()
+        warnings.warn(
+            f"a client of {self.spec.name!r} at {self.address} was not closed:"
+            " use it as a context manager, or call close()",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
 
     def __reduce__(self) -> NoReturn:
         msg = (
@@ -419,7 +439,7 @@ class InferenceClient:
             self._cleaner,
             timeout=limit,
             cast=self._cast if cast is None else cast,
-            on_end=partial(self._sequence_ids.discard, number),
+            on_end=partial(self._free_id, number),
         )
 
     def close(self) -> None:
@@ -453,6 +473,10 @@ class InferenceClient:
                 " use predict or submit"
             )
             raise InvalidRequest(msg)
+
+    def _free_id(self, sequence_id: int) -> None:
+        # A method, so that a sequence keeps its client.
+        self._sequence_ids.discard(sequence_id)
 
     def _take_id(self, sequence_id: int | None) -> int:
         if sequence_id is None:

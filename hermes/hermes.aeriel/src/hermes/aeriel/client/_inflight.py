@@ -96,7 +96,7 @@ class InFlight:
         self._clock = clock
         self._pending: dict[str, Pending] = {}
         # What is due when: a request's deadline, by its id, or a call.
-        self._due: list[tuple[float, int, str | Callable[[], None]]] = []
+        self._due: list[tuple[float, int, str | Callable[[], object]]] = []
         self._counter = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
@@ -121,7 +121,7 @@ class InFlight:
             self._forget_answered()
             self._schedule(pending.deadline, request_id)
 
-    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+    def call_later(self, seconds: float, call: Callable[[], object]) -> None:
         """Call from the watching thread; not at all once it is closed."""
         with self._changed:
             self._schedule(self._clock() + seconds, call)
@@ -172,23 +172,25 @@ class InFlight:
         with self._changed:
             return self._pending.pop(request_id, None)
 
-    def _schedule(self, when: float, what: str | Callable[[], None]) -> None:
+    def _schedule(self, when: float, what: str | Callable[[], object]) -> None:
         entry = (when, next(self._counter), what)
         heapq.heappush(self._due, entry)
         if self._due[0] is entry:
             self._changed.notify()
 
     def _watch(self) -> None:
-        while True:
-            with self._changed:
-                if self._closed:
-                    return
-                self._forget_answered()
-                calls = self._pop_due()
-                if not calls:
-                    self._changed.wait(self._until_next())
-            for call in calls:
-                call()
+        while not self._closed:
+            self._call_due()
+
+    def _call_due(self) -> None:
+        # A method of its own: what was called is not kept while it waits.
+        with self._changed:
+            self._forget_answered()
+            calls = self._pop_due()
+            if not calls and not self._closed:
+                self._changed.wait(self._until_next())
+        for call in calls:
+            call()
 
     def _until_next(self) -> float | None:
         if not self._due:
@@ -196,8 +198,8 @@ class InFlight:
         # Not for ever: a lock waits for some hundred years at most.
         return min(max(0.0, self._due[0][0] - self._clock()), 3600.0)
 
-    def _pop_due(self) -> list[Callable[[], None]]:
-        calls: list[Callable[[], None]] = []
+    def _pop_due(self) -> list[Callable[[], object]]:
+        calls: list[Callable[[], object]] = []
         now = self._clock()
         while self._due and self._due[0][0] <= now:
             what = heapq.heappop(self._due)[2]

@@ -243,6 +243,14 @@ class Link:
     def _is_silent(self) -> bool:
         return monotonic() - self._silent_since < _SILENCE
 
+    def close_soon(self) -> None:
+        """Close from another thread.
+
+        For the garbage collector, which may come while this thread holds
+        any lock of the client: none is taken but one that is reentrant.
+        """
+        self.in_flight.call_later(0, self.close)
+
     def close(self) -> None:
         """End everything; returns within a second. Idempotent."""
         if self.is_forked:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -80,6 +82,24 @@ class Sequence:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # Not there if __init__ failed.
+        course = getattr(self, "_course", None)
+        if course is None or self._ended or not course.is_on_server:
+            return
+        if self._link.is_closed or self._link.is_forked:
+            return
+        if not sys.is_finalizing():
+            # In another thread, which takes the locks that this may hold.
+            self._link.in_flight.call_later(0, self._leave)
+        warnings.warn(
+            f"{self!r} was not ended: use it as a context manager, or call"
+            " close()",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
 
     def __repr__(self) -> str:
         return f"Sequence({self.id}, {', '.join(self._facts())})"
@@ -188,17 +208,22 @@ class Sequence:
         """End the sequence on the server; waits at most half a second."""
         if self._link.is_forked:
             return
+        future = self._leave()
+        if future is not None:
+            self._link.wait_for_end(future)
+
+    def _leave(self) -> Future[StreamResult] | None:
         self._on_end()
         has_ended, self._ended = self._ended, True
         if has_ended or not self._course.is_on_server:
-            return
+            return None
         # Triton ends a sequence with a request only: one of zeros, whose
         # answer nobody sees. An END that does not arrive is made up for by
         # the server's idle timeout.
         with contextlib.suppress(AerielError):
             prepared = Prepared(zeros(self._spec))
-            future = self._push(prepared, True, self._timeout)
-            self._link.wait_for_end(future)
+            return self._push(prepared, True, self._timeout)
+        return None
 
     def _facts(self) -> Iterator[str]:
         yield f"{self._num_sent} updates sent"

@@ -77,7 +77,10 @@ class Update(Pending):
     def result(self, response: Response) -> Any:
         """See `Pending.result`."""
         self.group.answered(self)
-        return self.convert(self, response)
+        convert = self.convert
+        # Kept for a replay, it must not keep the sequence that made it.
+        del self.convert
+        return convert(self, response)
 
     def failing(self, error: ClientError) -> None:
         """See `Pending.failing`."""
