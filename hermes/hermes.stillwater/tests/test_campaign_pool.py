@@ -63,6 +63,20 @@ def test_what_cannot_be_read_there_is_told(pool):
     assert "could not read what it was sent" in str(error)
 
 
+def only_here():
+    """What other processes do not find under its name."""
+
+
+def test_a_function_that_is_not_found_there_is_told(pool, monkeypatch):
+    monkeypatch.setattr(os, "only_here", only_here, raising=False)
+    monkeypatch.setattr(only_here, "__module__", "os")
+    error = pool.submit(only_here).exception(30)
+    assert isinstance(error, WorkersUnusable)
+    assert "'only_here' is not there when another process imports os" in str(
+        error
+    )
+
+
 def test_what_cannot_be_sent_is_refused(pool):
     with pytest.raises(InvalidCampaign, match="at the top level of a file"):
         pool.submit(lambda: None)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -327,6 +328,13 @@ def test_stages_may_be_in_the_script_itself(tmp_path: Path) -> None:
     run = run_script(tmp_path / "bad.py", f"{MAIN}\nmain()")
     assert "CannotSpawn" in run.stderr
     assert "if __name__ == '__main__'" in run.stderr
+
+
+def test_a_stage_below_the_guard_is_not_found(tmp_path: Path) -> None:
+    below = textwrap.indent(f"{MAIN}\nmain()", "    ")
+    run = run_script(tmp_path / "bad.py", f"if __name__ == '__main__':{below}")
+    assert "CannotSpawn: 'Mine' is not there when another" in run.stderr
+    assert "not below `if __name__ == '__main__':`" in run.stderr
 
 
 def run_at_a_prompt(code: str) -> subprocess.CompletedProcess[str]:

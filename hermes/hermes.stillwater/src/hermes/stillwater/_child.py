@@ -25,6 +25,7 @@ from hermes.stillwater._board import BUSY, ENDED, READY, RECEIVED, SENT, Board
 from hermes.stillwater._crossing import pack_error
 from hermes.stillwater._links import NOTHING, Arrival, Inlet, Outlet
 from hermes.stillwater._pace import Pace
+from hermes.stillwater._reading import Reader
 from hermes.stillwater.errors import (
     ChannelClosed,
     ChannelError,
@@ -68,8 +69,8 @@ def _read_work(work: int) -> tuple[Any, ...]:
     current._inheriting = True  # type: ignore[attr-defined]
     try:
         # Both are from our parent, and of nobody else.
-        spawn.prepare(pickle.load(payload))  # noqa: S301
-        arguments: tuple[Any, ...] = pickle.load(payload)  # noqa: S301
+        spawn.prepare(Reader(payload).load())
+        arguments: tuple[Any, ...] = Reader(payload).load()
     finally:
         del current._inheriting  # type: ignore[attr-defined]
     return arguments

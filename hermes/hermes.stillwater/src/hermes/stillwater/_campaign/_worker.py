@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import multiprocessing
 import os
 import pickle
@@ -18,6 +19,8 @@ import threading
 import traceback
 from multiprocessing import connection
 from typing import Any
+
+from hermes.stillwater._reading import Reader
 
 __all__ = ("RAISED", "READY", "RESULT", "UNREADABLE", "death_of", "main")
 
@@ -79,7 +82,7 @@ def _let_kernel_end(sentinel: int) -> None:
 
 def _answer(payload: bytes) -> bytes:
     try:
-        function, arguments, keywords = pickle.loads(payload)  # noqa: S301
+        function, arguments, keywords = Reader(io.BytesIO(payload)).load()
     except Exception:  # noqa: BLE001  # of any module
         return pickle.dumps((UNREADABLE, traceback.format_exc()))
     try:
