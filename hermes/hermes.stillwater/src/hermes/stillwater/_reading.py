@@ -26,5 +26,6 @@ class Reader(pickle.Unpickler):
             raise CannotSpawn(
                 f"{global_name!r} is not there when another process imports"
                 f" {where}. Define it at the top of that file, not in a"
-                " function and not below `if __name__ == '__main__':`"
+                " function and not below `if __name__ == '__main__':`; what"
+                " belongs to a notebook or a prompt, in a file that it imports"
             ) from error
