@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hermes.aeriel.client import InferenceClient
-from hermes.aeriel.errors import ModelNotFound, ShapeMismatch
+from hermes.aeriel.errors import DtypeMismatch, ModelNotFound, ShapeMismatch
+from hermes.aeriel.testing import FakeModel, FakeTriton
 from hermes.stillwater import stage
 from hermes.stillwater.errors import InvalidPipeline, InvalidSeries
 from hermes.stillwater.series import (
@@ -205,12 +206,50 @@ def test_what_no_framer_has_cut_names_the_framer(rig) -> None:
         (source >> InferenceProcess(rig.calm.endpoint, "stream")).run()
 
 
-def test_updates_of_a_wrong_size_name_the_framer(rig) -> None:
+@pytest.mark.parametrize("size", [4, 16])
+def test_updates_of_a_wrong_size_name_the_framer(rig, size) -> None:
     source = ArraySource(make_strain(100), RATE, START)
     inference = InferenceProcess(rig.calm.endpoint, "stream")
-    with pytest.raises(ShapeMismatch, match="an update has 8") as caught:
-        (source >> Framer(update_size=16) >> inference).run()
-    assert "from a Framer(update_size=8)" in caught.value.__notes__[0]
+    with pytest.raises((InvalidSeries, ShapeMismatch)) as caught:
+        (source >> Framer(update_size=size) >> inference).run()
+    told = " ".join([str(caught.value), *caught.value.__notes__])
+    assert f"{size} samples" in told
+    assert "come from a Framer(update_size=8)" in told
+
+
+def test_updates_of_a_wrong_dtype_name_the_framers_option(rig) -> None:
+    source = ArraySource(make_strain(100).astype(float), RATE, START)
+    inference = InferenceProcess(rig.calm.endpoint, "stream")
+    with pytest.raises(DtypeMismatch, match="is float64") as caught:
+        (source >> Framer(update_size=STRIDE) >> inference).run()
+    assert "Framer(..., dtype='float32')" in caught.value.__notes__[0]
+
+
+def test_updates_for_a_model_without_a_state_are_refused() -> None:
+    shape = ("FP32", [-1, 2, STRIDE])
+    double = FakeModel.of(
+        "double", lambda x: 2 * x, {"x": shape}, {"y": shape}
+    )
+    source = ArraySource(make_strain(100), RATE, START)
+    with FakeTriton(double) as fake:
+        inference = InferenceProcess(fake.endpoint, "double")
+        with pytest.raises(InvalidSeries, match="name the ensemble that"):
+            (source >> Framer(update_size=STRIDE) >> inference).run()
+
+
+def test_arrays_for_a_model_with_a_state_of_its_own_are_a_sequence() -> None:
+    count = FakeModel.stateful(
+        "count",
+        lambda state, x: (state + x.size, state + x.size),
+        initial=0,
+        inputs={"x": ("FP32", [1, -1])},
+        outputs={"total": ("INT64", [1])},
+    )
+    updates = [np.zeros((1, size), np.float32) for size in (3, 4)]
+    with FakeTriton(count) as fake:
+        inference = InferenceProcess(fake.endpoint, "count", replay=False)
+        with stage(updates) >> inference as pipeline:
+            assert [int(total.item()) for total in pipeline] == [3, 7]
 
 
 def test_an_unknown_model_ends_the_pipeline(rig) -> None:

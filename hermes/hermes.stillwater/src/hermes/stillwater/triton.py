@@ -21,8 +21,8 @@ from hermes.stillwater.series import Chunk, SequenceEnd, StreamEnd, Update
 
 try:
     from hermes.aeriel.client import InferenceClient
-    from hermes.aeriel.errors import ShapeMismatch
-    from hermes.aeriel.specs import StreamSpec
+    from hermes.aeriel.errors import DtypeMismatch, ShapeMismatch
+    from hermes.aeriel.specs import ModelSpec
 except ModuleNotFoundError as error:
     raise ExtraMissing(
         "inference as a stage needs hermes.aeriel: install the extra 'triton'"
@@ -121,9 +121,11 @@ class InferenceProcess(PipelineProcess):
         """
         self._client = InferenceClient(**self._client_arguments)
         spec = self._client.spec
-        self._is_stateful = spec.stream is not None or bool(spec.states)
+        self._is_stateful = spec.is_stateful
         self._sequences: dict[Hashable, Any] = {}
-        self._framer = _suggest_framer(spec.stream)
+        self._update_size = _update_size(spec)
+        size = self._update_size or "..."
+        self._framer = f"Framer(update_size={size})"
         limit = self._sequence_arguments["max_in_flight"]
         self._answers = _Answers(self, limit)
 
@@ -132,7 +134,8 @@ class InferenceProcess(PipelineProcess):
 
         Raises:
             AerielError: If it cannot be sent, or a request has failed.
-            InvalidSeries: If it is a `Chunk`.
+            InvalidSeries: If it is a `Chunk`, or an `Update` that is shorter
+                than those of the model, or that of a model without a state.
         """
         if isinstance(package, StreamEnd):
             self._answers.add(_NO_SEQUENCE, None, lambda _: package)
@@ -160,6 +163,7 @@ class InferenceProcess(PipelineProcess):
             self._client.close()
 
     def _update(self, update: Update) -> None:
+        self._check_update(update)
         try:
             self._send(update.sequence, update.data, _to_prediction(update))
         except ShapeMismatch as error:
@@ -167,6 +171,28 @@ class InferenceProcess(PipelineProcess):
                 f"the updates of this model come from a {self._framer}"
             )
             raise
+        except DtypeMismatch as error:
+            error.add_note(
+                "a Framer(..., dtype='float32') converts samples, or whatever"
+                " dtype the model takes"
+            )
+            raise
+
+    def _check_update(self, update: Update) -> None:
+        if not self._is_stateful:
+            raise InvalidSeries(
+                f"an Update came to {self.name!r}, whose model keeps no state:"
+                " name the ensemble that streams into it"
+            )
+        data, size = update.data, self._update_size
+        parts = data.values() if isinstance(data, Mapping) else [data]
+        found = min((part.shape[-1] for part in parts), default=0)
+        if size is not None and found < size:
+            # The client would take it for the tail that ends its stream.
+            raise InvalidSeries(
+                f"an Update of {found} samples came to {self.name!r}: the"
+                f" updates of its model come from a {self._framer}"
+            )
 
     def _say_chunk(self) -> str:
         return (
@@ -203,11 +229,11 @@ class InferenceProcess(PipelineProcess):
             )
 
 
-def _suggest_framer(stream: StreamSpec | None) -> str:
-    """The Framer that makes a model's updates, as one would write it."""
-    sizes = {e.update_size for e in stream.inputs.values()} if stream else ()
-    size = next(iter(sizes)) if len(sizes) == 1 else "..."
-    return f"Framer(update_size={size})"
+def _update_size(spec: ModelSpec) -> int | None:
+    """Samples in an update; None where inputs differ, or do not stream."""
+    inputs = spec.stream.inputs if spec.stream else {}
+    sizes = {each.update_size for each in inputs.values()}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _to_prediction(update: Update) -> Callable[[Any], Any]:
