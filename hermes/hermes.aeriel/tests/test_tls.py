@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hermes.aeriel._triton import TritonTransport
 from hermes.aeriel.errors import InvalidRequest, ServerUnavailable
+from hermes.aeriel.testing import FakeTriton
 
 
 class Authority:
@@ -174,6 +175,14 @@ def test_who_does_not_know_the_word_is_told_what_to_check(
 def test_a_plain_client_of_a_tls_server_is_told(address) -> None:
     with pytest.raises(ServerUnavailable, match=address):
         ask(address)
+
+
+def test_a_client_of_tls_of_a_plain_server_is_told() -> None:
+    with (
+        FakeTriton() as fake,
+        pytest.raises(ServerUnavailable, match="not speak TLS: leave ssl=True"),
+    ):
+        ask(fake.endpoint.grpc, ssl=True)
 
 
 def test_a_file_that_is_no_certificate_is_refused(

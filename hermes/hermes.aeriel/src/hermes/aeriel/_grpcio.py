@@ -33,6 +33,8 @@ _OPTIONS = (
 )
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
 _CLOSE_TIMEOUT = 0.3
+# OpenSSL's name for an answer that is not TLS.
+_NO_TLS = "WRONG_VERSION_NUMBER"
 
 
 class GrpcioChannel:
@@ -198,4 +200,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _status(error: grpc.RpcError) -> Status:
-    return Status(error.code().name, error.details() or "")
+    details = error.details() or ""
+    if _NO_TLS in details:
+        details = "it does not speak TLS: leave ssl=True out"
+    return Status(error.code().name, details)
