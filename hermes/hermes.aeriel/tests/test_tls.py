@@ -180,7 +180,9 @@ def test_a_plain_client_of_a_tls_server_is_told(address) -> None:
 def test_a_client_of_tls_of_a_plain_server_is_told() -> None:
     with (
         FakeTriton() as fake,
-        pytest.raises(ServerUnavailable, match="not speak TLS: leave ssl=True"),
+        pytest.raises(
+            ServerUnavailable, match="not speak TLS: leave ssl=True"
+        ),
     ):
         ask(fake.endpoint.grpc, ssl=True)
 
