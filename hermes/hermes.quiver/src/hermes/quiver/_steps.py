@@ -1,14 +1,20 @@
-"""A step of an ensemble, and whether tensors of two steps fit."""
+"""A step of an ensemble, and which tensors it can be joined by."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from hermes.quiver.config import Dims
-from hermes.quiver.errors import DtypeMismatch, ShapeMismatch
+from hermes.quiver import _graph
+from hermes.quiver.config import Dims, ModelConfig
+from hermes.quiver.errors import DtypeMismatch, EnsembleError, ShapeMismatch
 from hermes.quiver.models import ExposedTensor, Model
 
-__all__ = ("Step", "check_fit", "shapes_fit")
+if TYPE_CHECKING:
+    from hermes.quiver.repository import ModelRepository
+
+__all__ = ("Step", "check_fit", "check_here", "keep_order", "shapes_fit")
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,46 @@ def check_fit(source: ExposedTensor, target: ExposedTensor) -> None:
             f" shape {target.shape}"
         )
         raise ShapeMismatch(msg)
+
+
+def check_here(
+    repository: ModelRepository, tensor: ExposedTensor, kind: str
+) -> None:
+    """Refuse tensors of other repositories, and outputs for inputs.
+
+    Raises:
+        EnsembleError: If it is no such tensor of a model of the repository.
+    """
+    if not isinstance(tensor, ExposedTensor):
+        msg = (
+            f"{tensor!r} is no tensor; give one of a model's, such as"
+            f" model.{kind}s['name']"
+        )
+        raise EnsembleError(msg)
+    model = repository.models.get(tensor.model.name)
+    exposed = getattr(tensor.model, f"{kind}s")
+    known = exposed.get(tensor.name)
+    if model is not tensor.model or known != replace(tensor, step=0):
+        msg = (
+            f"{tensor} is no {kind} of a model of {repository.root};"
+            f" {tensor.model.name!r} has {kind}s {[*exposed]}"
+        )
+        raise EnsembleError(msg)
+
+
+def keep_order(config: ModelConfig, models: Mapping[str, Model]) -> None:
+    """Have stateless models answer in order where a state comes after.
+
+    Triton runs several instances of a model, on CPUs too unless told
+    otherwise: a request can overtake another of its sequence, and an average
+    would be that of another order.
+
+    Args:
+        config: An ensemble's configuration.
+        models: The models of its repository, whose configurations change.
+    """
+    for name in _graph.before_states(config, models):
+        model = models[name]
+        if not model.config.dynamic_batching.preserve_ordering:
+            model.config.dynamic_batching.preserve_ordering = True
+            model.write_config()

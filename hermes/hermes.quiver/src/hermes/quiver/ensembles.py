@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 
 from hermes.quiver import _graph
 from hermes.quiver._extras import load, load_if_there
-from hermes.quiver._steps import Step, check_fit
+from hermes.quiver._steps import Step, check_fit, check_here, keep_order
 from hermes.quiver._verify_stream import (
     StreamReport,
     can_run,
@@ -69,7 +68,7 @@ class Ensemble(Model):
             ShapeMismatch: If ``key`` is an input of another shape.
             DtypeMismatch: If ``key`` is an input of another dtype.
         """
-        self._check(tensor, "input")
+        check_here(self.repository, tensor, "input")
         name = key or tensor.name
         existing = self.inputs.get(name)
         if existing is not None:
@@ -105,7 +104,7 @@ class Ensemble(Model):
             EnsembleError: If the tensor is no output of a model of this
                 repository, or the name is taken.
         """
-        self._check(tensor, "output")
+        check_here(self.repository, tensor, "output")
         name = key or tensor.name
         if name in self.outputs or name in self.inputs:
             msg = f"the ensemble has a tensor {name!r} already; give a key"
@@ -134,8 +133,8 @@ class Ensemble(Model):
             ShapeMismatch: If their shapes do not fit.
             DtypeMismatch: If their dtypes differ.
         """
-        self._check(outbound, "output")
-        self._check(inbound, "input")
+        check_here(self.repository, outbound, "output")
+        check_here(self.repository, inbound, "input")
         check_fit(outbound, inbound)
         _graph.connect(self.config, outbound, inbound, key)
 
@@ -205,7 +204,7 @@ class Ensemble(Model):
         if isinstance(inputs, ExposedTensor | str):
             inputs = [inputs]
         for tensor in inputs:
-            self._check(tensor, "input")
+            check_here(self.repository, tensor, "input")
             _graph.check_unfed(self.config, tensor)
         plan = _inputs.plan_snapshotter(inputs, stream_size, batch_size)
         name = name or "snapshotter"
@@ -265,7 +264,7 @@ class Ensemble(Model):
         A sample comes out ``(num_updates - 1) * update_size`` samples late:
         when the last prediction that covers it is there.
         """
-        self._check(output, "output")
+        check_here(self.repository, output, "output")
         plan = _inputs.plan_averager(
             output,
             update_size,
@@ -340,7 +339,7 @@ class Ensemble(Model):
             _parameters.write_stream(config, stream)
         if verify is not False:
             self._verify(config, required=verify is True)
-        self._keep_order(config)
+        keep_order(config, self.repository.models)
         files = {Platform.ENSEMBLE.filename: b""}
         return self._publish(version, files, config, force=force)
 
@@ -386,20 +385,6 @@ class Ensemble(Model):
         if verify is not None:
             verify_stream(self, config, verify.open_session)
 
-    def _keep_order(self, config: ModelConfig) -> None:
-        """Have stateless models answer in order where a state comes after.
-
-        Triton runs several instances of a model, on CPUs too unless told
-        otherwise: a request can overtake another of its sequence, and an
-        average would be that of another order.
-        """
-        models = self.repository.models
-        for name in _graph.before_states(config, models):
-            model = models[name]
-            if not model.config.dynamic_batching.preserve_ordering:
-                model.config.dynamic_batching.preserve_ordering = True
-                model.write_config()
-
     def __str__(self) -> str:
         """The graph, a line per tensor."""
         return _graph.to_text(self.config)
@@ -407,24 +392,6 @@ class Ensemble(Model):
     def to_mermaid(self) -> str:
         """The graph in Mermaid's language, which many viewers draw."""
         return _graph.to_mermaid(self.config)
-
-    def _check(self, tensor: ExposedTensor, kind: str) -> None:
-        """Refuse tensors of other repositories, and outputs for inputs."""
-        if not isinstance(tensor, ExposedTensor):
-            msg = (
-                f"{tensor!r} is no tensor; give one of a model's, such as"
-                f" model.{kind}s['name']"
-            )
-            raise EnsembleError(msg)
-        model = self.repository.models.get(tensor.model.name)
-        exposed = getattr(tensor.model, f"{kind}s")
-        known = exposed.get(tensor.name)
-        if model is not tensor.model or known != replace(tensor, step=0):
-            msg = (
-                f"{tensor} is no {kind} of a model of {self.repository.root};"
-                f" {tensor.model.name!r} has {kind}s {[*exposed]}"
-            )
-            raise EnsembleError(msg)
 
     def _dims(self, tensor: ExposedTensor) -> Dims:
         # A max_batch_size set on the ensemble adds the batch axis itself.
