@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from sybil.parsers.markdown import CodeBlockParser
 # pytest names test modules after their folders, and one of those folders is
 # called `hermes` too. Whoever imports that name first defines it.
 import hermes  # noqa: F401
+
+# Torch's triton and TensorFlow each bring an LLVM: imported after TensorFlow,
+# by whichever test needs it, triton would end the process.
+with warnings.catch_warnings(), contextlib.suppress(ImportError):
+    warnings.simplefilter("ignore")
+    import triton  # noqa: F401
 
 
 def pytest_configure() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Iterator
 
@@ -15,8 +14,6 @@ from hermes.quiver import ModelRepository, Platform
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    with contextlib.suppress(ImportError):
-        import triton  # noqa: F401  # torch's; after TensorFlow it crashes
     keras = pytest.importorskip("keras")
 
 pytestmark = pytest.mark.triton

@@ -28,8 +28,6 @@ from hermes.quiver.errors import (
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    with contextlib.suppress(ImportError):
-        import triton  # noqa: F401  # torch's; after TensorFlow it crashes
     tf = pytest.importorskip("tensorflow")
     keras = pytest.importorskip("keras")
 
@@ -422,7 +420,7 @@ def test_an_export_says_nothing(add, capfd, caplog) -> None:
 
 
 def test_what_others_write_meanwhile_is_not_lost(capfd) -> None:
-    from hermes.quiver.exporters._noise import quiet
+    from hermes.quiver.exporters._tensorflow import quietly
 
     ours = b"a line of another thread\n"
     error = b"2026-01-01 10:00:00.123456: E external/x.cc:1] broken\n"
@@ -430,10 +428,10 @@ def test_what_others_write_meanwhile_is_not_lost(capfd) -> None:
         b"2026-01-01 10:00:00.123456: I tensorflow/x.cc:1] hello\n"
         b"I0000 00:00:1795816024.914890   12933 devices.cc:67] GPUs: 0\n"
     )
-    with quiet():
+    with quietly():
         os.write(2, ours + error + chatter)
     assert capfd.readouterr().err.encode() == ours
-    with contextlib.suppress(ZeroDivisionError), quiet():
+    with contextlib.suppress(ZeroDivisionError), quietly():
         os.write(2, ours + error + chatter)
         raise ZeroDivisionError
     assert capfd.readouterr().err.encode() == ours + error
@@ -585,9 +583,13 @@ def test_a_network_may_take_any_number_of_tensors(add) -> None:
         (
             Returns(lambda _: None),
             {"input_shapes": [(1, 4)]},
-            "returns NoneType",
+            "returns no tensor",
         ),
-        (Returns(lambda _: ()), {"input_shapes": [(1, 4)]}, "returns tuple"),
+        (
+            Returns(lambda _: ()),
+            {"input_shapes": [(1, 4)]},
+            "returns no tensor",
+        ),
         (Returns(lambda *_: 0), {}, "give input_shapes"),
         (tf.Module(), {}, "Module cannot be called: give it a __call__"),
         (Anything(), {}, "nothing says what the network takes"),

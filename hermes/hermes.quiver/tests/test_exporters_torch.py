@@ -22,7 +22,6 @@ from hermes.quiver.errors import (
     InvalidInput,
     VerificationFailed,
 )
-from hermes.quiver.exporters import _noise as noise
 from hermes.quiver.exporters._quiet import quiet
 
 torch = pytest.importorskip("torch")
@@ -252,7 +251,10 @@ def test_inputs_that_were_named_have_to_be_named_again(script) -> None:
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        (["x"], r"\['x'\] would be the names of two tensors"),
+        (
+            ["x"],
+            r"\['x'\] beside the inputs \['x'\]: each tensor needs a name",
+        ),
         ("y", "output_names='y': give a list of names, each its"),
         ([""], r"output_names=\[''\]: give a list of names"),
         (["y", "z"], "but the network gives 1 .output_0."),
@@ -542,17 +544,30 @@ def test_an_argument_that_is_not_used_cannot_be_recorded(onnx_model) -> None:
     assert list(onnx_model.inputs) == ["x", "y"]
 
 
-def test_outputs_of_one_name_are_refused(script) -> None:
+def test_outputs_of_one_name_are_numbered(script) -> None:
     class Same(torch.nn.Module):
         def forward(self, x):
-            return {"a_b": x + 1, "a": {"b": x + 2}}
+            return {"a_b": x + 1, "a": {"b": x + 2}, "x": x}
+
+    script.export_version(Same(), input_shapes=[(None, 4)])
+    assert list(script.outputs) == ["a_b", "a_b_1", "x_1"]
+    outputs = run(script, x=np.zeros((2, 4), np.float32))
+    assert [array[0, 0] for array in outputs.values()] == [1, 2, 0]
+
+
+def test_what_is_no_tensor_is_named_in_the_error(script) -> None:
+    class Other(torch.nn.Module):
+        def forward(self, x):
+            return {"x": [x, {"gain": 2.0}]}
 
     class Nothing(torch.nn.Module):
         def forward(self, x):
             return {"nothing": None, "x": [x][1:]}
 
-    with pytest.raises(InvalidInput, match=r"same names: \['a_b', 'a_b'\]$"):
-        script.export_version(Same(), input_shapes=[(None, 4)])
+    with pytest.raises(
+        InvalidInput, match=r"a float as x\.1\.gain; let it return tensors"
+    ):
+        script.export_version(Other(), input_shapes=[(None, 4)])
     with pytest.raises(InvalidInput, match="returns no tensor"):
         script.export_version(Nothing(), input_shapes=[(None, 4)])
 
@@ -680,7 +695,7 @@ def test_frameworks_are_silenced_one_after_the_other() -> None:
     entered = threading.Event()
 
     def enter() -> None:
-        with noise.quiet():
+        with quiet():
             entered.set()
 
     other = threading.Thread(target=enter)
@@ -696,7 +711,7 @@ def test_what_libraries_print_is_kept_from_the_terminal(capfd) -> None:
     logger = logging.getLogger("library.somewhere")
     handler = logging.StreamHandler(io.StringIO())
     logger.addHandler(handler)
-    with quiet("library") as heard:
+    with quiet(["library"]) as heard:
         os.write(2, b"loud")
         os.write(1, b"loud")
         print("loud", file=sys.stderr)
@@ -705,6 +720,6 @@ def test_what_libraries_print_is_kept_from_the_terminal(capfd) -> None:
     print("heard")
     logger.warning("logged")
     logger.removeHandler(handler)
-    assert [str(w.message) for w in heard] == ["loud"]
+    assert [str(w.message) for w in heard.warnings] == ["loud"]
     assert handler.stream.getvalue() == "logged\n"
     assert capfd.readouterr() == ("heard\n", "")

@@ -187,8 +187,17 @@ def _given(request: Request, count: int) -> Any:
     return [*declared.values()] if len(declared) == count else declared or None
 
 
-def describe_inputs(request: Request, known: Sequence[Known]) -> Described:
+def describe_inputs(
+    request: Request,
+    known: Sequence[Known],
+    default: npt.DTypeLike = np.float32,
+) -> Described:
     """Settle names, shapes and dtypes of a network's inputs.
+
+    Args:
+        request: What the user says of them.
+        known: What the network tells of them.
+        default: Dtype of those of which nothing else says it.
 
     Raises:
         InvalidInput: If the request does not fit the network.
@@ -204,7 +213,7 @@ def describe_inputs(request: Request, known: Sequence[Known]) -> Described:
         sample = given.get(name)
         described[name] = _shape(name, shapes.get(name), sample, one)
         dtype = declared.get(name) if sample is None else sample.dtype
-        dtypes[name] = one.dtype or dtype or np.dtype(np.float32)
+        dtypes[name] = one.dtype or dtype or np.dtype(default)
     return Described(described, dtypes, given)
 
 

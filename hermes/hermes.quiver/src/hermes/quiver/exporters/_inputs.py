@@ -1,4 +1,4 @@
-"""Pure: what a network takes, from what the user says of it."""
+"""Pure: what a network takes, examples of it, and what users say of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ __all__ = (
     "as_shape",
     "asked_shapes",
     "by_name",
-    "describe_inputs",
     "fits",
     "is_one",
     "refuse_unknown",
@@ -118,47 +117,6 @@ def _halve(array: npt.NDArray[Any], axes: Sequence[int]) -> npt.NDArray[Any]:
     return array
 
 
-def describe_inputs(
-    request: Request, arguments: Sequence[str], dtype: npt.DTypeLike
-) -> Described:
-    """Find shape and dtype of each input.
-
-    Args:
-        request: Shapes and samples (numpy arrays) that the user gave.
-        arguments: Names of what the network takes, in order.
-        dtype: Dtype of inputs of which there is neither a sample nor a
-            declaration.
-
-    Raises:
-        InvalidInput: If they contradict each other or the arguments.
-    """
-    samples = by_name("sample_inputs", request.samples, arguments)
-    given = {name: np.asarray(sample) for name, sample in samples.items()}
-    what, wanted = asked_shapes(request, bool(given))
-    shapes = by_name(what, wanted, arguments)
-    if not shapes and not given:
-        msg = (
-            "give input_shapes (or sample_inputs), e.g."
-            f" input_shapes={{{arguments[0]!r}: (None, 2, 8192)}}"
-        )
-        raise InvalidInput(msg)
-    described = {
-        name: as_shape(name, shapes[name])
-        if name in shapes
-        else (None, *given[name].shape[1:])[: given[name].ndim]
-        for name in arguments
-        if name in shapes or name in given
-    }
-    _check_given(given, described)
-    known = {tensor.name: tensor.dtype for tensor in request.inputs}
-    known |= {name: array.dtype for name, array in given.items()}
-    return Described(
-        described,
-        {name: known.get(name, np.dtype(dtype)) for name in described},
-        given,
-    )
-
-
 def asked_shapes(request: Request, has_samples: bool) -> tuple[str, Any]:
     """Shapes that are asked for, and what errors call whoever asks."""
     if request.shapes is not None:
@@ -234,18 +192,6 @@ def by_name(
 def _hint(what: str) -> str:
     """What to do where an earlier version had other names."""
     return "; give input_names" if what == _CONFIGURATION else ""
-
-
-def _check_given(
-    given: Arrays, shapes: Mapping[str, tuple[int | None, ...]]
-) -> None:
-    for name, array in given.items():
-        if not fits(array.shape, shapes[name]):
-            msg = (
-                f"sample_inputs[{name!r}] has shape {array.shape}, which does"
-                f" not fit input_shapes {shapes[name]}"
-            )
-            raise InvalidInput(msg)
 
 
 def fits(shape: Dims, wanted: Dims | None) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -11,38 +12,67 @@ from hermes.quiver.exporters._types import Request
 
 __all__ = ("as_declared", "name_outputs", "name_results", "unique_names")
 
+# What outputs are called that nobody named.
+_NUMBERED = re.compile(r"output(_\d+)+")
+
 
 def name_results(
-    result: Any, path: tuple[str | int, ...] = ()
+    result: Any, is_tensor: Callable[[Any], bool]
 ) -> list[tuple[str | None, Any]]:
     """What a call returned, one by one, with the names that it has for it.
 
     Names in names are joined by ``_``; what is None is left out.
+
+    Raises:
+        InvalidInput: If there is anything else than tensors in it, or none.
     """
-    items = _items(result)
-    if items is not None:
-        return [
-            pair
-            for key, item in items
-            if item is not None
-            for pair in name_results(item, (*path, key))
-        ]
-    if not path or (len(path) == 1 and isinstance(path[0], int)):
-        return [(None, result)]
-    prefix = ("output",) if isinstance(path[0], int) else ()
-    return [("_".join(map(str, (*prefix, *path))), result)]
+    leaves = list(_leaves(result, ()))
+    for path, leaf in leaves:
+        if not is_tensor(leaf):
+            where = f" as {'.'.join(path)}" if path else ""
+            msg = (
+                f"the network returns a {type(leaf).__qualname__}{where}; let"
+                " it return tensors, or tuples, lists, dicts or dataclasses"
+                " of them"
+            )
+            raise InvalidInput(msg)
+    if not leaves:
+        msg = "the network returns no tensor"
+        raise InvalidInput(msg)
+    is_plain = not isinstance(result, Mapping) and _fields(result) is None
+    return [
+        (None if is_plain and len(path) < 2 else _joined(path), leaf)
+        for path, leaf in leaves
+    ]
 
 
-def _items(result: Any) -> list[tuple[str | int, Any]] | None:
-    if is_dataclass(result):
-        return [(f.name, getattr(result, f.name)) for f in fields(result)]
+def _joined(path: Sequence[str]) -> str:
+    # Triton's names have no place for one that begins with a number.
+    prefix = ("output",) if path[0].isdigit() else ()
+    return "_".join((*prefix, *path))
+
+
+def _leaves(
+    result: Any, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     if isinstance(result, Mapping):
-        return [(str(name), value) for name, value in result.items()]
-    if hasattr(result, "_fields"):
-        return list(zip(result._fields, result, strict=True))
-    if isinstance(result, tuple | list):
-        return list(enumerate(result))
-    return None
+        items = list(result.items())
+    elif (names := _fields(result)) is not None:
+        items = [(name, getattr(result, name)) for name in names]
+    elif isinstance(result, tuple | list):
+        items = list(enumerate(result))
+    else:
+        yield from [] if result is None else [(path, result)]
+        return
+    for key, item in items:
+        yield from _leaves(item, (*path, str(key)))
+
+
+def _fields(result: Any) -> Sequence[str] | None:
+    if is_dataclass(result):
+        return [field.name for field in fields(result)]
+    names: Sequence[str] | None = getattr(result, "_fields", None)
+    return names
 
 
 def name_outputs(
@@ -64,17 +94,19 @@ def name_outputs(
     Raises:
         InvalidInput: If there are more or fewer, or a name comes twice.
     """
+    numbers = [f"output_{i}" for i in range(len(results))]
+    names = [name or (own or numbers)[i] for i, name in enumerate(results)]
     if request.output_names is None:
-        numbered = [f"output_{i}" for i in range(len(results))]
-        names = [
-            name or (own or numbered)[i] for i, name in enumerate(results)
-        ]
+        numbered = filter(_NUMBERED.fullmatch, names)
         outputs = [tensor.name for tensor in request.outputs]
         declared = as_declared(names, {*invented, *numbered}, outputs)
         return unique_names(declared, taken)
     given = list(request.output_names)
     if len(given) != len(results):
-        msg = f"output_names={given}, but the network gives {len(results)}"
+        msg = (
+            f"output_names={given}, but the network gives {len(results)}"
+            f" ({', '.join(names)})"
+        )
         raise InvalidInput(msg)
     if len({*given, *taken}) < len(given) + len(taken):
         msg = (

@@ -58,7 +58,7 @@ def convert(source: Source, traced: Traced, opset: int | None) -> Artifact:
         ExportFailed: If tf2onnx cannot convert it.
     """
     _check_dtypes(source, traced.concrete)
-    with quietly() as records:
+    with quietly() as heard:
         try:
             proto = _convert(traced, opset)
             declare(proto, traced.inputs, traced.outputs)
@@ -66,7 +66,7 @@ def convert(source: Source, traced: Traced, opset: int | None) -> Artifact:
             artifact = None if unknown else describe(proto)
         except Exception as error:
             msg = (
-                f"tf2onnx cannot convert {source.name}{_places(records)}:"
+                f"tf2onnx cannot convert {source.name}{_places(heard.errors)}:"
                 f" {reason(error)}; {_WAY_OUT}"
             )
             raise ExportFailed(msg) from error

@@ -189,17 +189,6 @@ def _runnable(source: Source, examples: Iterable[Arrays]) -> Iterator[Arrays]:
 
 def _flat(result: Any) -> list[tuple[str | None, Any]]:
     """The tensors of a result, with the names that it has for them."""
-    pairs = [
-        (name, tf.convert_to_tensor(v) if isinstance(v, tf.Variable) else v)
-        for name, v in name_results(result)
-    ]
-    strange = [value for _, value in pairs if not isinstance(value, tf.Tensor)]
-    if strange or not pairs:
-        names = [type(value).__qualname__ for value in strange or [result]]
-        msg = (
-            f"the network returns {', '.join(names)}; exported are networks"
-            " that return tensors, or tuples, lists, dicts or dataclasses of"
-            " tensors"
-        )
-        raise InvalidInput(msg)
-    return pairs
+    kinds = tf.Tensor, tf.Variable
+    pairs = name_results(result, lambda value: isinstance(value, kinds))
+    return [(name, tf.convert_to_tensor(value)) for name, value in pairs]

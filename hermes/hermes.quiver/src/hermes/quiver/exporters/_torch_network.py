@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from hermes.quiver import dtypes
 from hermes.quiver.errors import InvalidInput
+from hermes.quiver.exporters._names import name_results, unique_names
 from hermes.quiver.exporters._types import Arrays
 
 __all__ = (
@@ -58,13 +58,16 @@ class Flat(torch.nn.Module):
         return tuple(self.outputs(*tensors).values())
 
     def outputs(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The outputs by name."""
+        """The outputs, by the names that they have in the result."""
         if self.arguments is None:
             result = self.network(*tensors)
         else:
             named = dict(zip(self.arguments, tensors, strict=True))
             result = self.network(**named)
-        return _flatten(result)
+        pairs = name_results(result, _is_tensor)
+        names = [name or f"output_{i}" for i, (name, _) in enumerate(pairs)]
+        values = [tensor for _, tensor in pairs]
+        return dict(zip(unique_names(names, ()), values, strict=True))
 
     def with_signature(self, names: Sequence[str]) -> Flat:
         """The same with a ``forward`` whose arguments have names."""
@@ -92,56 +95,8 @@ class Flat(torch.nn.Module):
         return tensors[0].device if tensors else torch.device("cpu")
 
 
-def _flatten(result: Any) -> dict[str, torch.Tensor]:
-    """Tensors in dicts, sequences and dataclasses, named by their paths."""
-    if isinstance(result, torch.Tensor):
-        return {"output_0": result}
-    pairs: list[tuple[str, torch.Tensor]] = []
-    for path, tensor in _leaves(result, ()):
-        # Triton's names have no place for a path that begins with a number.
-        prefix = ("output",) if path[0].isdigit() else ()
-        pairs.append(("_".join((*prefix, *path)), tensor))
-    names = [name for name, _ in pairs]
-    if not names:
-        msg = "the network returns no tensor"
-        raise InvalidInput(msg)
-    if len({*names}) != len(names):
-        msg = f"the network's outputs have the same names: {names}"
-        raise InvalidInput(msg)
-    return dict(pairs)
-
-
-def _leaves(
-    result: Any, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
-    if result is None:
-        return
-    if isinstance(result, torch.Tensor):
-        yield path, result
-        return
-    for key, item in _items(result, path):
-        yield from _leaves(item, (*path, str(key)))
-
-
-def _items(result: Any, path: tuple[str, ...]) -> list[tuple[Any, Any]]:
-    if isinstance(result, Mapping):
-        return list(result.items())
-    if hasattr(result, "_fields"):  # a named tuple
-        return list(zip(result._fields, result, strict=True))
-    if isinstance(result, tuple | list):
-        return list(enumerate(result))
-    if dataclasses.is_dataclass(result):
-        return [
-            (f.name, getattr(result, f.name))
-            for f in dataclasses.fields(result)
-        ]
-    where = f" as {'.'.join(path)}" if path else ""
-    msg = (
-        f"the network returns a {type(result).__qualname__}{where}; wrap it in"
-        " a module that returns tensors, or tuples, lists, dicts or"
-        " dataclasses of them"
-    )
-    raise InvalidInput(msg)
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 def bare(network: Any) -> torch.nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +13,14 @@ import numpy.typing as npt
 import torch
 
 from hermes.quiver.errors import InvalidInput
+from hermes.quiver.exporters._described import Known, describe_inputs
 from hermes.quiver.exporters._inputs import (
     Described,
-    describe_inputs,
+    asked_shapes,
+    by_name,
     is_one,
 )
-from hermes.quiver.exporters._names import as_declared
+from hermes.quiver.exporters._names import name_outputs
 from hermes.quiver.exporters._torch_network import (
     Flat,
     arguments_of,
@@ -34,9 +35,6 @@ from hermes.quiver.exporters._torch_network import (
 from hermes.quiver.exporters._types import Arrays, Request, TensorInfo
 
 __all__ = ("Prepared", "prepare")
-
-# What outputs are called that nobody named.
-_NUMBERED = re.compile(r"output(_\d+)+")
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,6 @@ def prepare(network: torch.nn.Module, request: Request) -> Prepared:
     """
     network = bare(network)
     samples: Any = request.samples
-    arguments = list(
-        request.input_names or arguments_of(network, _keywords(request))
-    )
     if isinstance(samples, Mapping):
         samples = {name: as_array(s) for name, s in samples.items()}
     elif is_one(samples):
@@ -138,18 +133,29 @@ def prepare(network: torch.nn.Module, request: Request) -> Prepared:
     elif samples is not None:
         samples = [as_array(sample) for sample in samples]
     request = dataclasses.replace(request, samples=samples)
-    described = describe_inputs(request, arguments, dtype_of(network))
+    names = request.input_names or _asked(network, request)
+    known = [Known(name) for name in names]
+    described = describe_inputs(request, known, dtype_of(network))
     named = None if request.input_names else list(described.shapes)
     flat = Flat(network, named)
     examples, outputs = _first_that_runs(flat, described)
-    names = _output_names(request, list(outputs), list(examples))
+    output_names = name_outputs(request, list(outputs), list(examples))
     return Prepared(
         flat,
         described,
         examples,
-        dict(zip(names, outputs.values(), strict=True)),
+        dict(zip(output_names, outputs.values(), strict=True)),
         tuple(_runnable(flat, described.resized(examples)))[:1],
     )
+
+
+def _asked(network: torch.nn.Module, request: Request) -> list[str]:
+    """The arguments that are described; others keep their defaults."""
+    arguments = arguments_of(network, _keywords(request))
+    samples = by_name("sample_inputs", request.samples, arguments)
+    shapes = by_name(*asked_shapes(request, bool(samples)), arguments)
+    asked = [name for name in arguments if name in shapes or name in samples]
+    return asked or list(arguments[:1])  # which is then asked for
 
 
 def _keywords(request: Request) -> list[str]:
@@ -180,27 +186,3 @@ def _runnable(network: Flat, examples: Iterable[Arrays]) -> Iterator[Arrays]:
         with suppress(InvalidInput):
             run(network, arrays)
             yield arrays
-
-
-def _output_names(
-    request: Request, natural: Sequence[str], inputs: Sequence[str]
-) -> list[str]:
-    names = request.output_names
-    if names is None:
-        numbered = [name for name in natural if _NUMBERED.fullmatch(name)]
-        declared = [tensor.name for tensor in request.outputs]
-        names = as_declared(list(natural), numbered, declared)
-    if isinstance(names, str) or len(names) != len(natural):
-        msg = (
-            f"output_names={names!r}, but the network gives {len(natural)}"
-            f" ({', '.join(natural)})"
-        )
-        raise InvalidInput(msg)
-    taken = [n for i, n in enumerate(names) if n in {*inputs, *names[:i]}]
-    if taken:
-        msg = (
-            f"outputs {list(names)}: {taken} would be the names of two tensors"
-            " (inputs count too); give others in output_names"
-        )
-        raise InvalidInput(msg)
-    return list(names)

@@ -199,7 +199,7 @@ def _attempt(
 ) -> tuple[Any, tuple[Arrays, ...]]:
     """Export, and say which other examples the result is to be tried on."""
     try:
-        with quiet(*_LOGGERS) as heard:
+        with quiet(_LOGGERS) as heard:
             exported = export()
     except QuiverError:
         raise
@@ -210,7 +210,7 @@ def _attempt(
     others = prepared.others
     # A recording has only one side of each branch. Not every warning is of
     # one; the other side of zero mostly shows which are.
-    if any(issubclass(w.category, _jit.TracerWarning) for w in heard):
+    if any(issubclass(w.category, _jit.TracerWarning) for w in heard.warnings):
         others = (*others, *prepared.negated())
     return exported, others
 
@@ -346,7 +346,7 @@ def _follow_inputs(graph: Any) -> None:
 def open_artifact(files: Mapping[str, bytes]) -> Session:
     """Load the TorchScript among a version's files, on the CPU."""
     kept = {_NAMES: ""}
-    with quiet(*_LOGGERS):
+    with quiet(_LOGGERS):
         module = _jit.load(
             io.BytesIO(files[Platform.TORCHSCRIPT.filename]),
             map_location="cpu",
