@@ -112,6 +112,11 @@ class Dense(torch.nn.Module):
         return torch.tanh(self.dense(x))
 
 
+class Doubled(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+
+
 class Where(torch.nn.Module):
     """Makes tensors where its input is."""
 
@@ -160,6 +165,34 @@ def test_a_variable_axis_that_the_network_fixes_is_refused(
             input_shapes=[(None, None)],
             sample_inputs=[randn(2, 100)],
         )
+
+
+class Divided(torch.nn.Module):
+    def forward(self, x):
+        return x / len(x)
+
+
+class Rows(torch.nn.Module):
+    def forward(self, x):
+        return list(x)
+
+
+@pytest.mark.parametrize("network", [Divided(), Rows()])
+def test_a_batch_that_the_network_fixes_is_refused(
+    onnx_model, network
+) -> None:
+    with pytest.raises(
+        ExportFailed,
+        match=r"takes x \(2, 4\) only, not \(None, 4\).*len\(x\).*shape",
+    ):
+        onnx_model.export_version(network, input_shapes=[(None, 4)])
+
+
+def test_as_many_outputs_as_there_are_rows_are_refused(script) -> None:
+    with pytest.raises(
+        InvalidInput, match=r"gives 3 outputs for .*, and 2 for its example"
+    ):
+        script.export_version(Rows(), input_shapes=[(None, 4)])
 
 
 def test_nested_outputs_are_named_by_their_paths(model) -> None:
@@ -621,6 +654,44 @@ def test_compiled_and_parallel_modules_are_looked_into(script) -> None:
     assert script.versions == [1, 2]
 
 
+def test_what_was_compiled_inside_is_looked_into(model) -> None:
+    network = torch.nn.Sequential(torch.compile(Dense()), Doubled())
+    network.compile()
+    network[1].compile()
+    x = torch.ones(3, 4)
+    model.export_version(network, input_shapes={"input": (None, 4)})
+    assert network[0]._orig_mod is not None
+    assert network._compiled_call_impl is not None
+    with torch.compiler.set_stance("force_eager"):
+        expected = network(x).detach()
+    outputs = run(model, input=x.numpy())
+    np.testing.assert_allclose(outputs["output_0"], expected, atol=1e-6)
+
+
+def test_a_network_without_shapes_is_to_be_run_first(model) -> None:
+    network = torch.nn.Sequential(torch.nn.LazyLinear(2))
+    with pytest.raises(
+        InvalidInput, match=r"Sequential has no shape for \['0"
+    ):
+        model.export_version(network, input_shapes=[(None, 4)])
+    assert isinstance(network[0], torch.nn.LazyLinear)
+    network(torch.ones(1, 4))
+    model.export_version(network, input_shapes=[(None, 4)])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+def test_an_artifact_that_does_not_run_is_refused_in_one_line(script) -> None:
+    parametrizations = torch.nn.utils.parametrizations
+    network = parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 3))
+    with pytest.raises(
+        VerificationFailed,
+        match=r"does not run on .*\[1, 2, 16\].*: [^\n]*scripting[^\n]*$",
+    ):
+        script.export_version(
+            network, input_shapes=[(None, 2, 16)], method="script"
+        )
+
+
 def state_of(network):
     return {
         "modes": {n: m.training for n, m in network.named_modules()},
@@ -679,6 +750,39 @@ def test_what_a_network_counts_is_not_counted_for_an_export(model) -> None:
     assert all(a is b for a, b in zip(network.buffers(), buffers, strict=True))
     assert network.calls == 0
     assert network.last.isnan()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"opset_version": 13}, {"method": "script"}]
+)
+def test_what_a_network_keeps_of_its_inputs_is_not_that_of_an_export(
+    repository, options
+) -> None:
+    class Keeping(Dense):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = torch.ones(1)
+
+        def forward(self, x):
+            self.last = x
+            return super().forward(x) + torch.rand_like(x[:, :1]) * 0
+
+    is_script = "method" in options
+    network = Dense() if is_script else Keeping()
+    before = [dict(vars(module)) for module in network.modules()]
+    random = torch.get_rng_state()
+    script = repository.add("script", Platform.TORCHSCRIPT)
+    script.export_version(
+        network, input_shapes=[(None, 4)], **options if is_script else {}
+    )
+    if not is_script:
+        model = repository.add("onnx", Platform.ONNX)
+        model.export_version(network, input_shapes=[(None, 4)], **options)
+    after = [dict(vars(module)) for module in network.modules()]
+    assert [*map(list, after)] == [*map(list, before)]
+    for old, new in zip(before, after, strict=True):
+        assert all(old[name] is new[name] for name in old)
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_a_gpu_rounds_as_before_when_it_was_compared() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hermes.quiver import dtypes
-from hermes.quiver.errors import VerificationFailed
+from hermes.quiver.errors import QuiverError, VerificationFailed
 from hermes.quiver.exporters._types import Arrays, Artifact, Session
 
 __all__ = ("compare", "differences", "place_of_worst")
@@ -45,9 +45,30 @@ def compare(artifact: Artifact, session: Session, max_batch_size: int) -> None:
     names = [tensor.name for tensor in artifact.outputs]
     for arrays in (*_batches(artifact, max_batch_size), *artifact.others):
         expected = artifact.reference(arrays)
-        actual = session(names, arrays)
+        actual = _run(session, names, arrays)
         for name, ours, theirs in zip(names, actual, expected, strict=True):
             _compare(name, ours, theirs)
+
+
+def _run(
+    session: Session, names: Sequence[str], arrays: Arrays
+) -> list[npt.NDArray[Any]]:
+    try:
+        return session(names, arrays)
+    except QuiverError:
+        raise
+    except Exception as error:  # frameworks' own have no base
+        shapes = {
+            name: f"{array.dtype}{list(array.shape)}"
+            for name, array in arrays.items()
+        }
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1].strip() if lines else type(error).__name__
+        msg = (
+            f"the artifact does not run on inputs of {shapes}: {reason};"
+            " verify=False exports it unchecked"
+        )
+        raise VerificationFailed(msg) from error
 
 
 def _batches(artifact: Artifact, max_batch_size: int) -> Iterator[Arrays]:
@@ -87,8 +108,8 @@ def _compare(
             f"output {name!r}{batch}: the artifact gives {actual[where]}, the"
             f" network {expected[where]} at {where} (difference"
             f" {difference[where]:.3g}, allowed {allowed:.3g}); is the network"
-            " deterministic, without branches on values? verify=False exports"
-            " it unchecked"
+            " deterministic, without branches on values or sizes? verify=False"
+            " exports it unchecked"
         )
         raise VerificationFailed(msg)
 

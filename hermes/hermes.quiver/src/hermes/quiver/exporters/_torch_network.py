@@ -22,6 +22,7 @@ __all__ = (
     "as_array",
     "as_tensors",
     "bare",
+    "check_shapes",
     "dtype_of",
     "evaluating",
     "exact",
@@ -172,17 +173,37 @@ def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
+def check_shapes(network: torch.nn.Module) -> None:
+    """Refuse a network of lazy modules that has not been run.
+
+    Raises:
+        InvalidInput: If a parameter or buffer has no shape yet.
+    """
+    held = (*network.named_parameters(), *network.named_buffers())
+    lazy = [name for name, t in held if torch.nn.parameter.is_lazy(t)]
+    if lazy:
+        msg = (
+            f"{type(network).__qualname__} has no shape for {lazy} yet: run it"
+            " once, and train it or load its parameters, before it is exported"
+        )
+        raise InvalidInput(msg)
+
+
 @contextmanager
 def evaluating(network: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; everything is then what it was.
 
     Each submodule gets its own mode back, and the generators of random
-    numbers their states.
+    numbers their states. Nothing is compiled on the way.
     """
     training = [m for m in network.modules() if getattr(m, "training", False)]
     cuda = {t.device.index for t in network.parameters() if t.is_cuda}
     try:
-        with torch.random.fork_rng(sorted(cuda)), torch.no_grad():
+        with (
+            torch.random.fork_rng(sorted(cuda)),
+            torch.no_grad(),
+            _not_compiled(network),
+        ):
             if training:  # a frozen ScriptModule has no mode
                 network.eval()
             yield
@@ -192,22 +213,55 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _not_compiled(network: torch.nn.Module) -> Iterator[None]:
+    """Without ``torch.compile`` inside, which recorders do not see through."""
+    with _held(network):
+        for module in _of_python(network):
+            vars(module).pop("_compiled_call_impl", None)
+            for name, child in module.named_children():
+                module._modules[name] = bare(child)
+        yield
+
+
+@contextmanager
 def unchanged(network: torch.nn.Module) -> Iterator[None]:
-    """Give a network's buffers their values back."""
-    kept = [
-        (module, name, buffer, buffer._version, buffer.detach().clone())
-        for module in network.modules()
-        for name, buffer in module.named_buffers(recurse=False)
+    """Give a network's modules back what they held, and buffers their values.
+
+    A recorder's tensors may be what they hold of an export.
+    """
+    values = [
+        (buffer, buffer._version, buffer.detach().clone())
+        for buffer in network.buffers()
         if not (torch.nn.parameter.is_lazy(buffer) or buffer.is_inference())
+    ]
+    with _held(network):
+        try:
+            yield
+        finally:
+            for buffer, version, value in values:
+                if buffer._version != version:
+                    buffer.detach().copy_(value)
+
+
+@contextmanager
+def _held(network: torch.nn.Module) -> Iterator[None]:
+    kept = [
+        (holder, dict(holder))
+        for module in _of_python(network)
+        for holder in (vars(module), module._buffers, module._modules)
     ]
     try:
         yield
     finally:
-        for module, name, buffer, version, value in kept:
-            if buffer._version != version:
-                buffer.detach().copy_(value)
-            if not isinstance(module, torch.jit.ScriptModule):
-                module._buffers[name] = buffer
+        for holder, content in kept:
+            for name in holder.keys() - content.keys():
+                del holder[name]
+            holder.update(content)
+
+
+def _of_python(network: torch.nn.Module) -> list[torch.nn.Module]:
+    script = torch.jit.ScriptModule
+    return [m for m in network.modules() if not isinstance(m, script)]
 
 
 @contextmanager

@@ -72,8 +72,19 @@ class Prepared:
     def reference(self, arrays: Arrays) -> list[npt.NDArray[Any]]:
         """What the network gives, in order; it is left as it was."""
         with evaluating(self.network), exact(self.network.device):
-            outputs = run(self.network, arrays)
-        return [as_array(output) for output in outputs.values()]
+            return [as_array(output) for output in self._run(arrays)]
+
+    def _run(self, arrays: Arrays) -> list[torch.Tensor]:
+        outputs = list(run(self.network, arrays).values())
+        if len(outputs) != len(self.outputs):
+            sizes = {name: array.shape for name, array in arrays.items()}
+            msg = (
+                f"{self.name} gives {len(outputs)} outputs for inputs of"
+                f" {sizes}, and {len(self.outputs)} for its example; let it"
+                " give tensors whose number does not depend on sizes"
+            )
+            raise InvalidInput(msg)
+        return outputs
 
     def negated(self) -> list[Arrays]:
         """The examples with the other sign, if it runs on them."""
@@ -86,8 +97,7 @@ class Prepared:
     def output_infos(self) -> tuple[TensorInfo, ...]:
         """Its outputs, with the axes variable that are seen to vary."""
         results = [
-            run(self.network, arrays).values()
-            for arrays in (*self.others, *self._one_more())
+            self._run(arrays) for arrays in (*self.others, *self._one_more())
         ]
         return tuple(
             TensorInfo(

@@ -21,6 +21,7 @@ from hermes.quiver.exporters._torch_errors import explain
 from hermes.quiver.exporters._torch_network import (
     as_array,
     as_tensors,
+    check_shapes,
     evaluating,
     unchanged,
 )
@@ -60,6 +61,7 @@ def to_onnx(network: torch.nn.Module, request: Request) -> Artifact:
     refuse_unknown(request.options, ("opset_version",), "torch -> ONNX")
     opset = _opset(request.options.get("opset_version"))
     _refuse_script(network)
+    check_shapes(network)
     state = [*network.parameters(), *network.buffers()]
     check_size(sum(t.numel() * t.element_size() for t in state))
     with evaluating(network):
@@ -71,13 +73,7 @@ def to_onnx(network: torch.nn.Module, request: Request) -> Artifact:
         )
     _check_opset(proto, opset)
     artifact = describe(proto)
-    inputs = [tensor.name for tensor in artifact.inputs]
-    if inputs != list(prepared.samples):
-        msg = (
-            f"torch exported {prepared.name} with the inputs {inputs} instead"
-            f" of {list(prepared.samples)}; does forward use them all?"
-        )
-        raise ExportFailed(msg)
+    _check_inputs(artifact.inputs, prepared)
     return dataclasses.replace(
         artifact,
         samples=prepared.samples,
@@ -115,6 +111,26 @@ def _check_opset(proto: onnx.ModelProto, wanted: int | None) -> None:
             " leave it out, or take an older one"
         )
         raise ExportFailed(msg)
+
+
+def _check_inputs(inputs: Sequence[TensorInfo], prepared: Prepared) -> None:
+    """Torch leaves out what is not used, and fixes sizes, silently."""
+    names = [tensor.name for tensor in inputs]
+    if names != list(prepared.samples):
+        msg = (
+            f"torch exported {prepared.name} with the inputs {names} instead"
+            f" of {list(prepared.samples)}; does forward use them all?"
+        )
+        raise ExportFailed(msg)
+    for name, shape, _ in map(dataclasses.astuple, inputs):
+        if shape != prepared.shapes[name]:
+            msg = (
+                f"exported to ONNX, {prepared.name} takes {name} {shape} only,"
+                f" not {prepared.shapes[name]}: it uses a size as a number of"
+                " Python's, as len(x) and loops over x do (x.shape[0] is"
+                " none); or fix that size in input_shapes"
+            )
+            raise ExportFailed(msg)
 
 
 def _captured(prepared: Prepared, opset: int | None) -> onnx.ModelProto:
@@ -233,6 +249,7 @@ def to_torchscript(network: torch.nn.Module, request: Request) -> Artifact:
     if method not in _METHODS:
         msg = f"method={method!r} is none of {', '.join(_METHODS)}"
         raise InvalidInput(msg)
+    check_shapes(network)
     with evaluating(network):
         prepared = prepare(network, request)
         _check_indices(list(prepared.outputs))
@@ -358,7 +375,7 @@ def open_artifact(files: Mapping[str, bytes]) -> Session:
         wanted: Sequence[str], feeds: Arrays
     ) -> list[npt.NDArray[Any]]:
         arrays = {name: feeds[name] for name in names["inputs"]}
-        with torch.no_grad():
+        with torch.random.fork_rng([]), torch.no_grad():
             result = module(*as_tensors(arrays, torch.device("cpu")))
         outputs = result if isinstance(result, tuple) else (result,)
         given = dict(zip(names["outputs"], outputs, strict=True))
