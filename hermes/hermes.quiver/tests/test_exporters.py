@@ -261,6 +261,91 @@ def test_a_file_without_a_graph_is_refused(model, tmp_path, content) -> None:
         model.export_version(file)
 
 
+def tanh(outputs, *, kind="Tanh", opset=13, domain="", inputs=None):
+    return onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node(kind, ["x"], ["y"], domain=domain)],
+            "tanh",
+            inputs or [onnx.helper.make_tensor_value_info("x", 1, ["b", 2])],
+            outputs,
+        ),
+        opset_imports=[
+            onnx.helper.make_opsetid("", opset),
+            onnx.helper.make_opsetid("mine", 1),
+        ],
+        ir_version=8,
+    )
+
+
+def tensor(name="y", shape=("b", 2), dtype=1):
+    return onnx.helper.make_tensor_value_info(name, dtype, shape)
+
+
+SEQUENCE = onnx.helper.make_tensor_sequence_value_info("y", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "match"),
+    [
+        (tanh([tensor(shape=("b", 3))]), InvalidInput, "contradicts itself"),
+        (tanh([tensor(dtype=7)]), InvalidInput, "contradicts itself.*Tanh"),
+        (tanh([SEQUENCE]), InvalidInput, "'y' of the ONNX graph is a sequ"),
+        (tanh([tensor(shape=None)]), InvalidInput, "the shape of 'y': onnx"),
+        (tanh([]), InvalidInput, "has no outputs"),
+        (
+            tanh([tensor("z")]),
+            InvalidInput,
+            r"^not a valid ONNX[^\n]*z[^\n]*$",
+        ),
+        (tanh([tensor()], opset=99), VerificationFailed, "cannot run.*opset"),
+        (
+            tanh([tensor()], kind="Mine", domain="mine"),
+            VerificationFailed,
+            r"mine:Mine.*verify=False exports it unchecked",
+        ),
+    ],
+)
+def test_graphs_that_no_server_loads_are_refused(
+    model, network, error, match
+) -> None:
+    with pytest.raises(error, match=match):
+        model.export_version(network)
+    assert model.versions == []
+
+
+def test_operators_of_ones_own_are_taken_unchecked(model) -> None:
+    network = tanh([tensor()], kind="Mine", domain="mine")
+    model.export_version(network, verify=False)
+    assert model.outputs["y"].shape == (None, 2)
+
+
+def test_minus_one_is_a_variable_size(model) -> None:
+    model.export_version(
+        tanh([tensor(shape=(-1, 2))], inputs=[tensor("x", (-1, 2))])
+    )
+    assert model.inputs["x"].shape == model.outputs["y"].shape == (None, 2)
+
+
+def test_data_beside_a_graph_has_to_be_there_and_to_fit(
+    model, graph, tmp_path
+) -> None:
+    network = graph({"x": ["b", 2]}, {"y": ["b"]})
+    table = onnx.numpy_helper.from_array(randn(64, 64), "table")
+    network.graph.initializer.append(table)
+    file = tmp_path / "network.onnx"
+    onnx.save(network, file, save_as_external_data=True, location="data")
+    loaded = onnx.load(file, load_external_data=False)
+    with pytest.raises(InvalidInput, match=r"'table' in a file beside it"):
+        model.export_version(loaded)
+    (tmp_path / "data").write_bytes(b"short")
+    with pytest.raises(InvalidInput, match=r"network\.onnx cannot be read"):
+        model.export_version(file)
+    loaded.graph.initializer[0].dims[:] = [2**15, 2**15]
+    file.write_bytes(loaded.SerializeToString())
+    with pytest.raises(InvalidInput, match=r"has 4\.3 GB, and ONNX holds 2"):
+        model.export_version(file)
+
+
 def test_a_model_of_a_repository_is_a_source(mean, repository) -> None:
     copy = repository.add("copy", Platform.ONNX)
     copy.export_version(mean)
@@ -272,15 +357,6 @@ def test_a_model_of_a_repository_is_a_source(mean, repository) -> None:
     mean.config.add_state("input_s", "output_s", (1,))
     with pytest.raises(InvalidInput, match="'mean' has states"):
         copy.export_version(mean)
-
-
-def test_an_onnx_graph_needs_shapes(model, graph) -> None:
-    network = graph({"x": ["b", 2, 16]}, {"y": ["b", 2]})
-    network.graph.input[0].type.tensor_type.ClearField("shape")
-    with pytest.raises(
-        InvalidInput, match=r"not a valid ONNX graph .* 'shape'"
-    ):
-        model.export_version(network)
 
 
 def test_onnx_types_that_triton_lacks_are_refused(model, graph) -> None:

@@ -281,7 +281,7 @@ def _shape_of(
     if known.shape is None:
         msg = (
             "give input_shapes (or sample_inputs), e.g."
-            f" input_shapes={{{name!r}: (None, 8192, 2)}}; the network does"
+            f" input_shapes={{{name!r}: (None, 2, 8192)}}; the network does"
             " not know its own"
         )
         raise InvalidInput(msg)

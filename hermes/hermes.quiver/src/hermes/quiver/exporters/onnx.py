@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from hermes.quiver import dtypes
+from hermes.quiver._extras import load_if_there
 from hermes.quiver.errors import InvalidInput
 from hermes.quiver.exporters._types import Artifact, Request, TensorInfo
 from hermes.quiver.platforms import Platform
@@ -23,6 +25,9 @@ _LARGEST = 2**31 - 1
 def to_onnx(network: Any, request: Request) -> Artifact:
     """Take an ONNX graph as it is, after checking it.
 
+    Unless ``verify`` is False, its shapes and types are worked out, and ONNX
+    Runtime has to load it, if that is there.
+
     Args:
         network: A ``ModelProto``, the address of a file (what it keeps in
             files beside it is put into the graph), or a model of a
@@ -32,9 +37,27 @@ def to_onnx(network: Any, request: Request) -> Artifact:
     Raises:
         InvalidInput: If the graph is not valid, or anything was requested
             that only an exporter could do.
+        VerificationFailed: If ONNX Runtime cannot load it.
     """
     refuse_requests(request, "an ONNX graph")
-    return describe(load(network))
+    graph = load(network)
+    artifact = describe(graph)
+    if request.verify is not False:
+        _check_inside(graph)
+        required = request.verify is True
+        runtime = load_if_there(artifact.runtime, required=required)
+        if runtime is not None:
+            runtime.open_artifact(artifact.files)
+    return artifact
+
+
+def _check_inside(graph: onnx.ModelProto) -> None:
+    try:
+        onnx.shape_inference.infer_shapes(graph, True, True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        msg = f"the ONNX graph contradicts itself: {reason}"
+        raise InvalidInput(msg) from error
 
 
 def refuse_requests(request: Request, what: str) -> None:
@@ -69,6 +92,7 @@ def load(network: Any) -> onnx.ModelProto:
         InvalidInput: If there is no ONNX graph.
     """
     if isinstance(network, onnx.ModelProto):
+        _refuse_outside(network)
         return network
     if isinstance(network, str | os.PathLike):
         return _from_file(Path(network))
@@ -87,12 +111,44 @@ def load(network: Any) -> onnx.ModelProto:
     return onnx.load_from_string(network.read_version())
 
 
+def _refuse_outside(graph: onnx.ModelProto) -> None:
+    outside = [t.name for t in graph.graph.initializer if _is_outside(t)]
+    if outside:
+        msg = (
+            f"the ONNX graph has {outside[0]!r} in a file beside it, which was"
+            " not loaded; give the address of the graph's file"
+        )
+        raise InvalidInput(msg)
+
+
 def _from_file(path: Path) -> onnx.ModelProto:
     try:
-        return onnx.load(path)
-    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
+        graph = onnx.load(path, load_external_data=False)
+        check_size(sum(map(_num_bytes, graph.graph.initializer)))
+        onnx.load_external_data_for_model(graph, os.fspath(path.parent))
+    except (
+        OSError,
+        DecodeError,
+        ValueError,
+        onnx.checker.ValidationError,
+    ) as error:
+        if isinstance(error, InvalidInput):
+            raise
         msg = f"{path} cannot be read as an ONNX graph: {error}"
         raise InvalidInput(msg) from error
+    return graph
+
+
+def _num_bytes(tensor: onnx.TensorProto) -> int:
+    """What a tensor of another file will add to the graph's."""
+    if not _is_outside(tensor):
+        return 0
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return math.prod(tensor.dims) * int(kind.itemsize)
+
+
+def _is_outside(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
 def check_size(num_bytes: int) -> None:
@@ -113,27 +169,55 @@ def describe(network: onnx.ModelProto) -> Artifact:
     """Find the tensors that a graph takes and gives.
 
     Raises:
+        DtypeMismatch: If Triton lacks the data type of one.
         InvalidInput: If the graph is not valid.
     """
+    constants = {tensor.name for tensor in network.graph.initializer}
+    inputs = [i for i in network.graph.input if i.name not in constants]
+    outputs = list(network.graph.output)
+    for value in (*inputs, *outputs):
+        _check_tensor(value)
     try:
         onnx.checker.check_model(network)
         content = network.SerializeToString()
     except (onnx.checker.ValidationError, EncodeError, ValueError) as error:
-        msg = f"not a valid ONNX graph (of at most 2 GB): {error}"
+        reason = " ".join(str(error).split())
+        msg = f"not a valid ONNX graph (of at most 2 GB): {reason}"
         raise InvalidInput(msg) from error
-    constants = {tensor.name for tensor in network.graph.initializer}
-    inputs = [i for i in network.graph.input if i.name not in constants]
+    if not outputs:
+        msg = "the ONNX graph has no outputs"
+        raise InvalidInput(msg)
     return Artifact(
         files={Platform.ONNX.filename: content},
         inputs=tuple(map(_info, inputs)),
-        outputs=tuple(map(_info, network.graph.output)),
+        outputs=tuple(map(_info, outputs)),
     )
 
 
-def _info(value: Any) -> TensorInfo:
-    tensor = value.type.tensor_type  # with a shape: the checker insists
+def _check_tensor(value: onnx.ValueInfoProto) -> None:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        msg = (
+            f"{value.name!r} of the ONNX graph is a"
+            f" {(kind or 'nothing').removesuffix('_type')}, and Triton has"
+            " tensors only"
+        )
+        raise InvalidInput(msg)
+    if not value.type.tensor_type.HasField("shape"):
+        msg = (
+            f"the ONNX graph does not say the shape of {value.name!r}:"
+            " onnx.shape_inference.infer_shapes(graph) may know it"
+        )
+        raise InvalidInput(msg)
+
+
+def _info(value: onnx.ValueInfoProto) -> TensorInfo:
+    tensor = value.type.tensor_type
+    # Some write -1 where ONNX has a name for what is variable.
     shape = tuple(
-        int(dim.dim_value) if dim.HasField("dim_value") else None
+        int(dim.dim_value)
+        if dim.HasField("dim_value") and dim.dim_value >= 0
+        else None
         for dim in tensor.shape.dim
     )
     return TensorInfo(value.name, shape, dtypes.from_onnx(tensor.elem_type))
