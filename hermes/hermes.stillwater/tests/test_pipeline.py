@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import logging
 import os
 import signal
@@ -280,7 +279,7 @@ class Open:
     """A stage that holds what stays here."""
 
     def __init__(self) -> None:
-        self.file = io.BytesIO().getbuffer()
+        self.lock = threading.Lock()
 
     def __call__(self, package: Any) -> Any:
         return package
