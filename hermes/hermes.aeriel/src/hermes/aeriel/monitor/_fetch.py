@@ -51,15 +51,16 @@ def _get(address: str, timeout: float) -> str:
             msg = f"the answer to /metrics is {answer.status} {answer.reason}"
             raise http.client.HTTPException(msg)
         body = bytearray()
-        # The socket's timeout is for each read, and a server may dribble.
-        while (left := end - monotonic()) > 0:
+        # The socket's timeout is for each read, and a server may dribble. From
+        # Python 3.13 on, the last byte that was promised closes the answer.
+        while not answer.isclosed():
+            if (left := end - monotonic()) <= 0:
+                raise TimeoutError
             socket.settimeout(left)
             chunk = answer.read1(_CHUNK)
             if not chunk:
                 break
             body += chunk
-        else:
-            raise TimeoutError
         if answer.length:  # what is missing of what was promised
             raise http.client.IncompleteRead(bytes(body), answer.length)
     return body.decode("utf-8", "replace")
