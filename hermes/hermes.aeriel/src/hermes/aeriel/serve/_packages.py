@@ -5,13 +5,14 @@ again: its files get second names. PyPI's torch and what it is linked with are
 gigabytes, which who exports TorchScript has on the disk already.
 """
 
+import csv
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import Distribution, PackagePath
-from pathlib import Path
+from importlib.metadata import Distribution
+from pathlib import Path, PurePosixPath
 
 from hermes.aeriel.errors import InstallFailed
 from hermes.aeriel.serve._extras import EXTRAS
@@ -143,29 +144,42 @@ def _take(pin: Pin, site: Path, sources: Sequence[str]) -> bool:
     return False
 
 
-def _files_of(found: Distribution) -> list[PackagePath]:
+def _files_of(found: Distribution) -> list[PurePosixPath]:
     """Return a package's files; none if they are not all that it is."""
     installer = (found.read_text("INSTALLER") or "").strip()
     origin = found.read_text("direct_url.json") or ""
     # conda keeps libraries elsewhere, and an editable package is elsewhere
     if installer == "conda" or '"editable": true' in origin:
         return []
-    files = [
-        file
-        for file in found.files or ()
+    sizes = {
+        file: size
+        for file, size in _recorded(found)
         if not file.is_absolute()
         and file.parts[0] != ".."
         and file.suffix not in _UNNEEDED
-    ]
-    return files if all(map(_is_whole, files)) else []
+    }
+    whole = (
+        _is_whole(Path(str(found.locate_file(file))), size)
+        for file, size in sizes.items()
+    )
+    return [*sizes] if all(whole) else []
 
 
-def _is_whole(file: PackagePath) -> bool:
+def _recorded(found: Distribution) -> Iterator[tuple[PurePosixPath, str]]:
+    """Yield what was installed, and its size in bytes where that is known.
+
+    From Python 3.12 on, ``Distribution.files`` does not have what is gone.
+    """
+    record = found.read_text("RECORD") or ""
+    for file, _, size in csv.reader(record.splitlines()):
+        yield PurePosixPath(file), size
+
+
+def _is_whole(file: Path, size: str) -> bool:
     try:
-        size = Path(str(file.locate())).stat().st_size
+        return size in ("", str(file.stat().st_size))
     except OSError:
         return False
-    return file.size is None or file.size == size
 
 
 def _link(source: Path, target: Path) -> None:
