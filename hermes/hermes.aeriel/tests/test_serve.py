@@ -84,6 +84,11 @@ def test_gpus_are_chosen_once(repository: Path) -> None:
         serve(repository, gpus=[0], env=env)
 
 
+def test_how_long_to_wait_is_not_said_here(repository: Path) -> None:
+    with pytest.raises(InvalidServeOption, match=r"wait=0.1 is neither"):
+        serve(repository, wait=0.1)  # type: ignore[arg-type]
+
+
 def test_several_repositories_may_be_given(repository: Path) -> None:
     several = [repository, "gs://bucket/models"]
     found = check_repositories(several, may_be_empty=False)

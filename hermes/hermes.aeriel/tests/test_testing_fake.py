@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -101,6 +103,24 @@ def test_requests_are_remembered(fake, triton) -> None:
     np.testing.assert_array_equal(request.inputs["x"], [1, 1, 1])
     assert fake.sequences == (("total", 7),)
     assert "running, 1 requests" in repr(fake)
+
+
+def test_one_that_is_forgotten_does_not_hold_its_program_up() -> None:
+    program = """if True:
+        import numpy as np
+        from hermes.aeriel.client import InferenceClient
+        from hermes.aeriel.testing import FakeModel, FakeTriton
+
+        model = FakeModel.of(
+            "same", lambda x: (x,), {"x": ("FP32", [3])}, {"y": ("FP32", [3])}
+        )
+        fake = FakeTriton(model)
+        client = InferenceClient(fake.endpoint, "same")
+        print(client.predict(np.ones(3, np.float32)))
+    """
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"[1. 1. 1.]\n")
 
 
 def test_our_client_works_with_it(fake) -> None:

@@ -190,6 +190,22 @@ class Counting(torch.nn.Module):
             {"input_shapes": [(2, 2, 64)], "output_names": 1},
             "output_names=1: give a list of names",
         ),
+        (Network(), {"input_shapes": 5}, "input_shapes=5: give a list with"),
+        (
+            Network(),
+            {"sample_inputs": iter([torch.ones(2, 2, 64)])},
+            "sample_inputs=<.*>: give a list with an entry for each",
+        ),
+        (
+            Network(),
+            {"sample_inputs": [[[1.0, 2.0], [3.0]]]},
+            "an example that is no array: .*inhomogeneous",
+        ),
+        (
+            Network(),
+            {"sample_inputs": {"x": torch.ones(0, 2, 64)}},
+            r"an example of shape \(0, 2, 64\): without a value",
+        ),
     ],
 )
 def test_wrong_descriptions_are_refused(

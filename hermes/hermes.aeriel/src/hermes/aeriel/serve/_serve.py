@@ -101,6 +101,7 @@ def serve(
             five minutes.
         GpuMismatch: If ``wait`` is set and the server sees other GPUs.
     """
+    _check_wait(wait)
     arguments = check_server_args(server_args)
     grace(arguments)
     control = ModelControl(model_control, repository_poll_secs)
@@ -123,6 +124,15 @@ def serve(
         devices=devices.get("CUDA_VISIBLE_DEVICES"),
     )
     return _started(start, log_file, wait=wait)
+
+
+def _check_wait(wait: object) -> None:
+    if wait not in (True, False):
+        msg = (
+            f"wait={wait!r} is neither True nor False; for a limit of your own"
+            " call wait(seconds) of the server that you get"
+        )
+        raise InvalidServeOption(msg)
 
 
 def _started(

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Self
+from typing import TYPE_CHECKING, Self, cast
 
 import grpc
 
@@ -25,11 +24,13 @@ from hermes.aeriel.testing._messages import config_message
 from hermes.aeriel.testing._models import FakeModel
 from hermes.aeriel.testing._proxy import FaultyProxy, bound_socket
 from hermes.aeriel.testing._service import handler
+from hermes.aeriel.testing._threads import Threads
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ("FakeTriton",)
 
-# A thread each, which begins with the stream.
-_MAX_STREAMS = 2000
 _CLOSE_SECONDS = 10.0
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -84,9 +85,7 @@ class FakeTriton:
         self._gate = threading.RLock()
         self._moving = threading.Event()
         self._moving.set()
-        self._pool = ThreadPoolExecutor(
-            _MAX_STREAMS, thread_name_prefix="hermes-fake-triton"
-        )
+        self._threads = Threads("hermes-fake-triton")
         self._ends: list[threading.Event] = []
         self._server, self._host, address = self._start_server()
         self._is_running = True
@@ -219,7 +218,7 @@ class FakeTriton:
             self.kill()
         for end in self._ends:
             end.wait(_CLOSE_SECONDS)
-        self._pool.shutdown()
+        self._threads.join()
         self.network.close()
         for unused in self._unused:
             unused.close()
@@ -227,7 +226,9 @@ class FakeTriton:
 
     def _start_server(self) -> tuple[grpc.Server, _Host, str]:
         host = _Host(self)
-        server = grpc.server(self._pool, options=_OPTIONS)
+        # All that gRPC asks a pool for is submit().
+        pool = cast("ThreadPoolExecutor", self._threads)
+        server = grpc.server(pool, options=_OPTIONS)
         server.add_generic_rpc_handlers((handler(self._engine, host),))
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()

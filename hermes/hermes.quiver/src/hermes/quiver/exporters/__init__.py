@@ -18,6 +18,7 @@ from typing import Any
 from hermes.quiver._extras import apart_from_triton, load, load_if_there
 from hermes.quiver.errors import InvalidInput, UnsupportedExport
 from hermes.quiver.exporters._compare import compare
+from hermes.quiver.exporters._inputs import check_entries
 from hermes.quiver.exporters._types import Artifact, Request, TensorInfo
 from hermes.quiver.platforms import Platform
 
@@ -67,6 +68,7 @@ def export(
     """
     _check_names("input_names", request.input_names)
     _check_names("output_names", request.output_names)
+    check_entries(request)
     with apart_from_triton():
         exporter = find(network, platform)
     # Not each run by itself: the comparison is to find what remembers.

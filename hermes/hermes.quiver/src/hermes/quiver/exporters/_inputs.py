@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = (
     "as_shape",
     "asked_shapes",
     "by_name",
+    "check_entries",
     "fits",
     "is_one",
     "refuse_unknown",
@@ -130,6 +131,52 @@ def is_one(values: object) -> bool:
         isinstance(values, Sequence)
         and any(value is None or isinstance(value, int) for value in values)
     )
+
+
+def check_entries(request: Request) -> None:
+    """Refuse descriptions of inputs that describe nothing.
+
+    Raises:
+        InvalidInput: If there are any.
+    """
+    for what, values in (
+        ("input_shapes", request.shapes),
+        ("sample_inputs", request.samples),
+    ):
+        if not (
+            values is None
+            or isinstance(values, (Mapping, Sequence))
+            or is_one(values)
+        ):
+            msg = (
+                f"{what}={values!r}: give a list with an entry for each"
+                " input, or a dict of them by name"
+            )
+            raise InvalidInput(msg)
+    for sample in _entries(request.samples):
+        _check_sample(sample)
+
+
+def _entries(values: Any) -> Iterable[Any]:
+    if values is None:
+        return ()
+    if is_one(values):
+        return (values,)
+    return values.values() if isinstance(values, Mapping) else values
+
+
+def _check_sample(sample: Any) -> None:
+    try:
+        shape = np.shape(sample)
+    except ValueError as error:
+        msg = f"sample_inputs has an example that is no array: {error}"
+        raise InvalidInput(msg) from error
+    if 0 in shape:
+        msg = (
+            f"sample_inputs has an example of shape {tuple(shape)}: without a"
+            " value it shows nothing"
+        )
+        raise InvalidInput(msg)
 
 
 def as_shape(name: str, shape: Any) -> tuple[int | None, ...]:
