@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -176,20 +174,9 @@ class InferenceClient:
         self.close()
 
     def __del__(self) -> None:
-        # Not there if __init__ failed. At the program's end threads and
-        # connections go by themselves.
-        link = getattr(self, "_link", None)
-        if link is None or link.is_closed or link.is_forked:
-            return
-        if not sys.is_finalizing():
-            link.close_soon()
-        warnings.warn(
-            f"a client of {self.spec.name!r} at {self.address} was not closed:"
-            " use it as a context manager, or call close()",
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
-        )
+        link = getattr(self, "_link", None)  # not there if __init__ failed
+        if link is not None:
+            link.end_forgotten(self, self._say_forgotten, link.close)
 
     def __reduce__(self) -> NoReturn:
         msg = (
@@ -473,6 +460,10 @@ class InferenceClient:
                 " use predict or submit"
             )
             raise InvalidRequest(msg)
+
+    def _say_forgotten(self) -> str:
+        name, address = self.spec.name, self.address
+        return f"a client of {name!r} at {address} was not closed"
 
     def _free_id(self, sequence_id: int) -> None:
         # A method, so that a sequence keeps its client.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from time import monotonic
@@ -243,13 +245,34 @@ class Link:
     def _is_silent(self) -> bool:
         return monotonic() - self._silent_since < _SILENCE
 
-    def close_soon(self) -> None:
-        """Close from another thread.
+    def end_forgotten(
+        self,
+        what: object,
+        say: Callable[[], str],
+        end: Callable[[], object],
+    ) -> None:
+        """Have what nobody holds any more ended, and tell.
 
         For the garbage collector, which may come while this thread holds
-        any lock of the client: none is taken but one that is reentrant.
+        any lock of the client: none is taken but one that is reentrant, and
+        another thread ends it. At the program's end threads and connections
+        go by themselves.
+
+        Args:
+            what: The client or sequence.
+            say: Says what was not done to it.
+            end: Ends it.
         """
-        self.in_flight.call_later(0, self.close)
+        if self.is_closed or self.is_forked:
+            return
+        if not sys.is_finalizing():
+            self.in_flight.call_later(0, end)
+        warnings.warn(
+            f"{say()}: use it as a context manager, or call close()",
+            ResourceWarning,
+            stacklevel=3,
+            source=what,
+        )
 
     def close(self) -> None:
         """End everything; returns within a second. Idempotent."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -84,22 +82,9 @@ class Sequence:
         self.close()
 
     def __del__(self) -> None:
-        # Not there if __init__ failed.
-        course = getattr(self, "_course", None)
-        if course is None or self._ended or not course.is_on_server:
-            return
-        if self._link.is_closed or self._link.is_forked:
-            return
-        if not sys.is_finalizing():
-            # In another thread, which takes the locks that this may hold.
-            self._link.in_flight.call_later(0, self._leave)
-        warnings.warn(
-            f"{self!r} was not ended: use it as a context manager, or call"
-            " close()",
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
-        )
+        course = getattr(self, "_course", None)  # not there if that failed
+        if course is not None and not self._ended and course.is_on_server:
+            self._link.end_forgotten(self, self._say_forgotten, self._leave)
 
     def __repr__(self) -> str:
         return f"Sequence({self.id}, {', '.join(self._facts())})"
@@ -224,6 +209,9 @@ class Sequence:
             prepared = Prepared(zeros(self._spec))
             return self._push(prepared, True, self._timeout)
         return None
+
+    def _say_forgotten(self) -> str:
+        return f"{self!r} was not ended"
 
     def _facts(self) -> Iterator[str]:
         yield f"{self._num_sent} updates sent"
