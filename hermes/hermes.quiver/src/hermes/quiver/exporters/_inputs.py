@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = (
     "check_entries",
     "fits",
     "is_one",
+    "map_entries",
     "refuse_unknown",
 )
 
@@ -153,16 +154,22 @@ def check_entries(request: Request) -> None:
                 " input, or a dict of them by name"
             )
             raise InvalidInput(msg)
-    for sample in _entries(request.samples):
-        _check_sample(sample)
+    map_entries(_check_sample, request.samples)
 
 
-def _entries(values: Any) -> Iterable[Any]:
+def map_entries(call: Callable[[Any], Any], values: Any) -> Any:
+    """Call for each entry of what users describe inputs by.
+
+    Returns:
+        The results in its form: by name, in order, or the only one.
+    """
     if values is None:
-        return ()
+        return None
+    if isinstance(values, Mapping):
+        return {name: call(value) for name, value in values.items()}
     if is_one(values):
-        return (values,)
-    return values.values() if isinstance(values, Mapping) else values
+        return call(values)
+    return [call(value) for value in values]
 
 
 def _check_sample(sample: Any) -> None:

@@ -18,7 +18,7 @@ from hermes.quiver.exporters._inputs import (
     Described,
     asked_shapes,
     by_name,
-    is_one,
+    map_entries,
 )
 from hermes.quiver.exporters._names import name_outputs
 from hermes.quiver.exporters._torch_network import (
@@ -135,13 +135,7 @@ def prepare(network: torch.nn.Module, request: Request) -> Prepared:
         InvalidInput: If there are none, or the request does not fit.
     """
     network = bare(network)
-    samples: Any = request.samples
-    if isinstance(samples, Mapping):
-        samples = {name: as_array(s) for name, s in samples.items()}
-    elif is_one(samples):
-        samples = as_array(samples)
-    elif samples is not None:
-        samples = [as_array(sample) for sample in samples]
+    samples = map_entries(as_array, request.samples)
     request = dataclasses.replace(request, samples=samples)
     names = request.input_names or _asked(network, request)
     known = [Known(name) for name in names]

@@ -126,14 +126,14 @@ def _from_file(path: Path) -> onnx.ModelProto:
         graph = onnx.load(path, load_external_data=False)
         check_size(sum(map(_num_bytes, graph.graph.initializer)))
         onnx.load_external_data_for_model(graph, os.fspath(path.parent))
+    except InvalidInput:
+        raise
     except (
         OSError,
         DecodeError,
         ValueError,
         onnx.checker.ValidationError,
     ) as error:
-        if isinstance(error, InvalidInput):
-            raise
         msg = f"{path} cannot be read as an ONNX graph: {error}"
         raise InvalidInput(msg) from error
     return graph

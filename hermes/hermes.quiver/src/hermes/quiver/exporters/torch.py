@@ -122,13 +122,13 @@ def _check_inputs(inputs: Sequence[TensorInfo], prepared: Prepared) -> None:
             f" of {list(prepared.samples)}; does forward use them all?"
         )
         raise ExportFailed(msg)
-    for name, shape, _ in map(dataclasses.astuple, inputs):
-        if shape != prepared.shapes[name]:
+    for name, tensor in zip(names, inputs, strict=True):
+        if tensor.shape != prepared.shapes[name]:
             msg = (
-                f"exported to ONNX, {prepared.name} takes {name} {shape} only,"
-                f" not {prepared.shapes[name]}: it uses a size as a number of"
-                " Python's, as len(x) and loops over x do (x.shape[0] is"
-                " none); or fix that size in input_shapes"
+                f"exported to ONNX, {prepared.name} takes {name}"
+                f" {tensor.shape} only, not {prepared.shapes[name]}: it uses"
+                " a size as a number of Python's, as len(x) and loops over x"
+                " do (x.shape[0] is none); or fix that size in input_shapes"
             )
             raise ExportFailed(msg)
 
