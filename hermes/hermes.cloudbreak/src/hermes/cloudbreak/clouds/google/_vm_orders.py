@@ -95,7 +95,8 @@ class Orders:
         except CloudUnavailable:
             raise
         except Exception:
-            self._request_ids.pop((spec.key, zone), None)
+            with self._lock:
+                self._request_ids.pop((spec.key, zone), None)
             raise
         order = Order(spec, zone, operation["name"], labels)
         with self._lock:
